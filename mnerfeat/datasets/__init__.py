@@ -1,0 +1,1 @@
+"""Posts, tags, the file formats, and the batches made of them."""

@@ -1,0 +1,100 @@
+"""What every head takes and gives.
+
+Axes, everywhere in the package: `batch` posts, `words` of the longest post in the batch,
+`images` of the widest post in the batch, `d_text`, `d_image`, `tags`.
+
+Tag ids: 0 is `O`; type number t (from 0) has `B-` = 2 t + 1 and `I-` = 2 t + 2.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+IGNORED = -100
+"""Fills tag tensors on padding, as in `torch.nn.functional.cross_entropy`."""
+
+KeyValues = list[tuple[Tensor, Tensor]]
+"""Per text layer, keys and values to put before the text's own,
+each (batch, attention heads, images, d_text / attention heads)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """The text of a batch, encoded.
+
+    Attributes:
+        states: One vector a word; zero on padding.
+        mask: True on real words. Every post has at least one, and they come first.
+        sentence: The encoder's state at its first special token ([CLS], `<s>`).
+    """
+
+    states: Float[Tensor, "batch words d_text"]
+    mask: Bool[Tensor, "batch words"]
+    sentence: Float[Tensor, "batch d_text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The images of a batch, as cached tensors.
+
+    Attributes:
+        mask: True where the post has an image there and every column is known for it. A
+            post may have none; masked slots may stand anywhere.
+        columns: By name, (batch, images, …); zero where the mask is False.
+    """
+
+    mask: Bool[Tensor, "batch images"]
+    columns: Mapping[str, Tensor]
+
+    def __getitem__(self, column: str) -> Tensor:
+        return self.columns[column]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOutput:
+    """What a head makes of a batch.
+
+    Attributes:
+        loss: Mean over the posts, or None where no gold tags were given.
+        tags: Predicted tag ids, `IGNORED` on padding, or None where not asked for. A head
+            that predicts spans writes them as `B- I- I-`, so they never overlap.
+        images: By name, what the head made of each image (weights, gates, relevance), for
+            people to read; zero where there is no image.
+    """
+
+    loss: Float[Tensor, ""] | None
+    tags: Int[Tensor, "batch words"] | None
+    images: Mapping[str, Float[Tensor, "batch images"]] = field(default_factory=dict)
+
+
+class Head(nn.Module, ABC):
+    """A system of the literature: encoded words and cached image tensors in, entities out.
+
+    Attributes:
+        columns: The image columns it reads; a run loads no others.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def prefix(self, images: Images) -> KeyValues | None:
+        """Keys and values for the text encoder's layers, computed before it runs; None for none."""
+
+    @abstractmethod
+    def forward(
+        self,
+        words: Words,
+        images: Images,
+        gold: Int[Tensor, "batch words"] | None = None,
+        *,
+        decode: bool = True,
+    ) -> HeadOutput:
+        """Loss against `gold` (where given) and predicted tags (where `decode`).
+
+        Two laws hold for every head: padding of words or images never changes a real word's
+        result, and a post's result does not depend on the other posts of its batch.
+        """

@@ -1,0 +1,1 @@
+"""Rankings by people, and the discriminator trained on them."""

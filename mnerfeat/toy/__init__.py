@@ -1,0 +1,1 @@
+"""A small synthetic world and tiny trained backbones: the embedded default."""
