@@ -1,1 +1,40 @@
-"""The HDF5 feature store: sealed files, read by mapping them, written by replacing them."""
+"""The HDF5 feature store: sealed files, read by mapping them, written by replacing them.
+
+It needs numpy and h5py, nothing else. The format is described in `docs/cache-format.md`.
+"""
+
+from mnerfeat.cache.incoming import FeatureRows, TableRows
+from mnerfeat.cache.packing import pack
+from mnerfeat.cache.reader import FeatureCache
+from mnerfeat.cache.schema import (
+    FAILED,
+    MISSING,
+    OK,
+    Provenance,
+    content_id,
+    pair_id,
+    stack_ids,
+    text_id,
+    unreadable_id,
+)
+from mnerfeat.cache.table import Feature, Table
+from mnerfeat.cache.writer import CacheWriter
+
+__all__ = [
+    "FAILED",
+    "MISSING",
+    "OK",
+    "CacheWriter",
+    "Feature",
+    "FeatureCache",
+    "FeatureRows",
+    "Provenance",
+    "Table",
+    "TableRows",
+    "content_id",
+    "pack",
+    "pair_id",
+    "stack_ids",
+    "text_id",
+    "unreadable_id",
+]

@@ -1,0 +1,122 @@
+"""Rows on their way into a cache, and what is wrong with them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnerfeat.cache.joining import sort_ids
+from mnerfeat.cache.schema import FEATURE_DTYPES, ID_BYTES, OK, RESERVED, Bytes, Provenance
+from mnerfeat.errors import CacheError
+
+_COLUMNS: Mapping[str, Mapping[str, tuple[int, type]]] = {
+    "images": {"size": (2, np.int32)},
+    "texts": {},
+    "pairs": {"text": (ID_BYTES, np.uint8), "image": (ID_BYTES, np.uint8)},
+}
+"""What a table has besides its features: the width and type of a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureRows:
+    """One feature of some rows, on its way into a cache.
+
+    Attributes:
+        data: (n, …), one of `FEATURE_DTYPES`; rows that are not OK count as zero.
+        state: (n,) uint8: MISSING, OK or FAILED.
+        reasons: Why a row failed, by its position.
+        provenance: What made it.
+    """
+
+    data: NDArray[Any]
+    state: NDArray[np.uint8]
+    provenance: Provenance
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRows:
+    """Rows of one table, on their way into a cache; the order does not matter.
+
+    Attributes:
+        ids: (n, 32) uint8, all different.
+        features: By name.
+        names: Images only: every name that leads to a row, as (name, position).
+        size: Images only: (n, 2) int32, width and height in pixels after orientation, zero
+            where unknown.
+        text: Pairs only: (n, 32) uint8, the text's identity.
+        image: Pairs only: (n, 32) uint8, the image's identity.
+    """
+
+    ids: Bytes
+    features: Mapping[str, FeatureRows] = field(default_factory=dict)
+    names: Sequence[tuple[str, int]] = ()
+    size: NDArray[np.int32] | None = None
+    text: Bytes | None = None
+    image: Bytes | None = None
+
+    @property
+    def columns(self) -> Mapping[str, NDArray[Any]]:
+        """Those of `size`, `text` and `image` that are given."""
+        given = {"size": self.size, "text": self.text, "image": self.image}
+        return {name: values for name, values in given.items() if values is not None}
+
+
+def check_rows(table: str, rows: TableRows) -> None:
+    """Refuse rows that contradict each other.
+
+    Args:
+        table: `images`, `texts` or `pairs`.
+        rows: To be written to it.
+
+    Raises:
+        CacheError: With every fault.
+    """
+    faults = [*_table_faults(table, rows)]
+    for name, feature in rows.features.items():
+        faults += _feature_faults(name, feature, len(rows.ids))
+    if faults:
+        raise CacheError(f"these rows of {table} cannot be written:", faults=faults)
+
+
+def _table_faults(table: str, rows: TableRows) -> Iterator[str]:
+    n_rows = len(rows.ids)
+    if rows.ids.shape != (n_rows, ID_BYTES) or rows.ids.dtype != np.uint8:
+        yield f"ids: wanted (n, {ID_BYTES}) uint8, got {rows.ids.shape} {rows.ids.dtype}"
+    elif not sort_ids(rows.ids)[1].all():
+        yield "ids: some stand more than once"
+    for name, values in rows.columns.items():
+        if name not in _COLUMNS[table]:
+            yield f"{name}: {table} have none"
+            continue
+        width, dtype = _COLUMNS[table][name]
+        if values.shape != (n_rows, width) or values.dtype != dtype:
+            yield f"{name}: wanted ({n_rows}, {width}), got {values.shape} {values.dtype}"
+    if table == "pairs" and set(rows.columns) != set(_COLUMNS[table]):
+        yield "pairs need the identities of their texts and images"
+    if rows.names and table != "images":
+        yield f"names: {table} have none"
+    for name, row in rows.names:
+        if not 0 <= row < n_rows:
+            yield f"name {name!r}: there is no row {row}"
+
+
+def _feature_faults(name: str, feature: FeatureRows, n_rows: int) -> Iterator[str]:
+    if name in RESERVED or not name.isidentifier():
+        yield f"{name!r}: not a name for a feature"
+    if feature.data.dtype not in FEATURE_DTYPES:
+        yield f"{name}: type {feature.data.dtype} is not one the format holds"
+    if feature.data.ndim < 1 or len(feature.data) != n_rows or feature.state.shape != (n_rows,):
+        yield (
+            f"{name}: wanted {n_rows} rows, got data {feature.data.shape}, "
+            f"state {feature.state.shape}"
+        )
+        return
+    if feature.state.dtype != np.uint8 or (n_rows and feature.state.max() > 2):
+        yield f"{name}: a state is 0, 1 or 2 (uint8)"
+    if feature.data.dtype.kind == "f" and n_rows:
+        finite = np.isfinite(feature.data.reshape(n_rows, -1)).all(axis=1)
+        for row in np.flatnonzero(~finite & (feature.state == OK)):
+            yield f"{name}: row {row} is not finite; mark it as failed, with the reason"

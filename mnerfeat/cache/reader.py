@@ -1,0 +1,170 @@
+"""Reading a cache: one sealed file, or one and the parts that wait beside it."""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from mnerfeat.cache.joining import Rows
+from mnerfeat.cache.schema import TABLES, encode_name, text_id
+from mnerfeat.cache.sealed import SealedFile, open_sealed
+from mnerfeat.cache.table import Feature, Table
+from mnerfeat.errors import CacheError, CacheLookupError
+
+_OPEN_ATTEMPTS = 50
+
+
+def parts_folder(path: Path) -> Path:
+    """Where the parts of the cache at `path` wait to be packed."""
+    return path.with_name(f"{path.name}.d")
+
+
+class FeatureCache:
+    """A feature cache, open for reading.
+
+    ```python
+    with FeatureCache("features.h5") as cache:
+        rows = cache.rows(["a.jpg", "b.jpg"])
+        x = cache["vit_cls"][rows]
+    ```
+
+    It shows the cache as it was when it was opened; what is written later is seen by opening it
+    again. It may be pickled: the other process opens the same files anew.
+
+    Args:
+        path: The `.h5` file; parts that wait beside it are read too.
+        missing_ok: Take a cache that is not there as an empty one.
+
+    Raises:
+        CacheError: Where there is no cache.
+        CacheFormatError: Where there is something else, or a damaged one.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, missing_ok: bool = False) -> None:
+        self.path = Path(path)
+        self.files = _open_all(self.path)
+        if not self.files and not missing_ok:
+            raise CacheError(
+                f"there is no feature cache at {self.path}",
+                hint="make one with `mnerfeat extract --images DIR`, or name another with --cache",
+            )
+        self.images, self.texts, self.pairs = (
+            Table(name, self.path, self.files) for name in TABLES
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing is held but memory maps, which go with the last array made from them."""
+
+    @property
+    def features(self) -> list[str]:
+        """The names of all features."""
+        return sorted(name for table in self._all() for name in table.features)
+
+    def __contains__(self, feature: object) -> bool:
+        return any(feature in table.features for table in self._all())
+
+    def __getitem__(self, feature: str) -> Feature:
+        """A feature by its name.
+
+        Raises:
+            CacheLookupError: Where the cache does not hold it.
+        """
+        for table in self._all():
+            if feature in table.features:
+                return table.features[feature]
+        raise CacheLookupError(
+            f"{self.path} holds no feature {feature!r}; it holds "
+            f"{', '.join(self.features) or 'none'}",
+            hint="`mnerfeat extract --features …` adds one",
+        )
+
+    def rows(self, names: Iterable[str | PathLike[str]]) -> Rows:
+        """The rows of some images, by the names they were extracted under.
+
+        Returns:
+            (k,) int64.
+
+        Raises:
+            CacheLookupError: Where names are unknown; it lists every one.
+        """
+        names = list(names)
+        rows = self.images.find_names(names)
+        if (rows < 0).any():
+            unknown = [str(name) for name, row in zip(names, rows, strict=True) if row < 0]
+            raise CacheLookupError(
+                f"{self.path} knows nothing of {len(unknown):,} of the {len(names):,} images "
+                "asked for:",
+                faults=unknown,
+                hint="names are relative to the folder given to `mnerfeat extract --images`; run "
+                "it again if images have been added",
+            )
+        return rows
+
+    def text_rows(self, texts: Iterable[str]) -> Rows:
+        """The rows of some texts, -1 where the cache does not hold one.
+
+        Returns:
+            (k,) int64.
+        """
+        return self.texts.find([text_id(text) for text in texts])
+
+    def digest(self) -> Mapping[str, str]:
+        """What the cache holds: a SHA-256, in hex, for each feature and for `names`.
+
+        Two caches with the same content have the same digests, however they came about.
+        """
+        digests = {name: self[name].digest() for name in self.features}
+        names = hashlib.sha256(self.images.sizes.tobytes())
+        for name, row in sorted(self.images.names()):
+            names.update(encode_name(name) + b"\0" + self.images.ids[row].tobytes())
+        return {**digests, "names": names.hexdigest()}
+
+    def _all(self) -> tuple[Table, Table, Table]:
+        return (self.images, self.texts, self.pairs)
+
+    def __getstate__(self) -> tuple[Path, list[str]]:
+        return self.path, [file.uuid for file in self.files]
+
+    def __setstate__(self, state: tuple[Path, list[str]]) -> None:
+        path, uuids = state
+        self.__init__(path, missing_ok=True)  # type: ignore[misc]
+        if [file.uuid for file in self.files] != uuids:
+            raise CacheError(
+                f"{path} was written to after it had been opened in another process, so row "
+                "numbers made there may be wrong here",
+                hint="extract first, then start what reads",
+            )
+
+
+def _open_all(path: Path) -> tuple[SealedFile, ...]:
+    """The sealed file and the parts that are not in it yet, oldest first."""
+    for attempt in range(_OPEN_ATTEMPTS):
+        # Parts first: what is packed in between is then found in the sealed file or not at all.
+        parts = sorted(parts_folder(path).glob("part-*.h5"))
+        base: SealedFile | None = None
+        with contextlib.suppress(FileNotFoundError):
+            base = open_sealed(path)
+        absorbed = base.absorbed if base else frozenset[str]()
+        try:
+            waiting = [open_sealed(part) for part in parts if part.stem[5:] not in absorbed]
+        except FileNotFoundError:
+            time.sleep(0.001 * attempt)
+            continue
+        waiting.sort(key=lambda file: (file.sequence, file.uuid))
+        return (*([base] if base else []), *waiting)
+    raise CacheError(
+        f"{path} was packed again and again while it was being opened",
+        hint="try once more; if it goes on, look for a program that packs it in a loop",
+    )
