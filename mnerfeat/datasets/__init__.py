@@ -1,1 +1,28 @@
-"""Posts, tags, the file formats, and the batches made of them."""
+"""Posts, tags, the file formats of the field's data sets, and checks of a data set."""
+
+from mnerfeat.datasets.folder import (
+    DataSet,
+    Split,
+    fingerprint,
+    read_folder,
+    read_posts,
+    read_split,
+)
+from mnerfeat.datasets.mner_mi import write_json_lines
+from mnerfeat.datasets.posts import Post
+from mnerfeat.datasets.tags import TYPES, Entity, TagSet, entities
+
+__all__ = [
+    "TYPES",
+    "DataSet",
+    "Entity",
+    "Post",
+    "Split",
+    "TagSet",
+    "entities",
+    "fingerprint",
+    "read_folder",
+    "read_posts",
+    "read_split",
+    "write_json_lines",
+]

@@ -1,0 +1,293 @@
+"""A data set in a folder: its splits found by name, their format told from their content."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from mnerfeat.datasets.conll import START, parse_conll
+from mnerfeat.datasets.mner_mi import parse_json_lines
+from mnerfeat.datasets.posts import Post
+from mnerfeat.datasets.source import Source, refuse, shown
+from mnerfeat.datasets.tags import TagSet
+from mnerfeat.errors import ConfigError, DataError
+
+SplitName = Literal["train", "dev", "test"]
+
+SPLITS: tuple[SplitName, ...] = ("train", "dev", "test")
+"""The splits, under the names that the package uses."""
+
+FILE_NAMES: Mapping[str, SplitName] = {
+    "train": "train",
+    "dev": "dev",
+    "valid": "dev",
+    "val": "dev",
+    "test": "test",
+}
+"""What files of a split are called, before the suffix."""
+
+SUFFIXES = (".txt", ".json", ".jsonl", ".conll")
+"""Suffixes of files of posts; the format is told from the content."""
+
+PREFIXES = ("MNER-MI", "MNER-UNI")
+"""What the published files of MNER-MI and MNER-MI-Plus put before the split, with `_`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The posts of one split.
+
+    Attributes:
+        name: train, dev or test.
+        path: The file they come from.
+        posts: In the file's order, labelled, with unique ids.
+        renamed: How many got a new id because an earlier post has theirs.
+    """
+
+    name: SplitName
+    path: Path
+    posts: tuple[Post, ...]
+    renamed: int = 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `fingerprint`."""
+        return fingerprint(self.posts)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The names of all images, each once, in order."""
+        return tuple(dict.fromkeys(name for post in self.posts for name in post.images))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Splits of a data set.
+
+    Attributes:
+        folder: Where they were looked for.
+        splits: Those that were asked for, by name.
+    """
+
+    folder: Path
+    splits: Mapping[SplitName, Split]
+
+    def __getitem__(self, split: SplitName) -> Split:
+        return self.splits[split]
+
+    def __iter__(self) -> Iterator[Split]:
+        return iter(self.splits.values())
+
+    @property
+    def tag_set(self) -> TagSet:
+        """The types of all splits together."""
+        return TagSet.of(post for split in self for post in split.posts)
+
+
+def fingerprint(posts: Iterable[Post]) -> str:
+    """SHA-256, in hexadecimal, of what the posts say: ids, words, tags, images, in order.
+
+    Two files with the same posts have the same fingerprint whatever their format, line ends or
+    names of types.
+    """
+    digest = hashlib.sha256()
+    for post in posts:
+        line = json.dumps([post.id, post.words, post.tags, post.images])
+        digest.update(f"{line}\n".encode("ascii"))
+    return digest.hexdigest()
+
+
+def split_name(name: str) -> SplitName:
+    """The package's name of a split that may be called by any of `FILE_NAMES`.
+
+    Raises:
+        ConfigError: It is none of them.
+    """
+    try:
+        return FILE_NAMES[name.lower()]
+    except KeyError:
+        raise ConfigError(f"unknown split {name!r}; choose from: {', '.join(SPLITS)}") from None
+
+
+def find_splits(folder: Path) -> dict[SplitName, Path]:
+    """Finds the files of the splits.
+
+    Files are called `train`, `dev` (or `valid`, `val`) and `test`, with a suffix of `SUFFIXES`,
+    and may all have one prefix of `PREFIXES` (`MNER-MI_train.txt`); case does not matter.
+
+    Args:
+        folder: The folder. Where it holds files under several prefixes, or under a prefix of
+            the user's own, `folder/prefix` picks those with that prefix.
+
+    Returns:
+        The files that are there, in the order train, dev, test.
+
+    Raises:
+        DataError: There is no such folder, or more than one file would do for a split.
+    """
+    prefixes: tuple[str, ...] = ("", *PREFIXES)
+    asked = folder
+    if not folder.is_dir():
+        folder, prefixes = asked.parent, (asked.name,)
+    if not folder.is_dir():
+        raise DataError(
+            f"the data folder {asked} is not there",
+            hint="name the folder that holds train.txt, dev.txt and test.txt",
+        )
+    files = _files(folder)
+    found = {prefix: _with_prefix(files, prefix) for prefix in prefixes}
+    found = {prefix: splits for prefix, splits in found.items() if splits}
+    if not found and asked != folder:
+        raise DataError(
+            f"there is no folder {asked}, and no file {asked}_train.txt, _dev.txt or _test.txt",
+            hint="name the folder that holds train.txt, dev.txt and test.txt",
+        )
+    if len(found) > 1:
+        raise DataError(
+            f"{folder} holds more than one data set",
+            faults=[
+                f"{path.name}"
+                for splits in found.values()
+                for paths in splits.values()
+                for path in paths
+            ],
+            hint=" or ".join(f"{folder / prefix}" for prefix in found if prefix)
+            + " as the data folder picks one",
+        )
+    splits = next(iter(found.values()), {})
+    faults = [
+        f"{name}: {', '.join(path.name for path in paths)}"
+        for name, paths in splits.items()
+        if len(paths) > 1
+    ]
+    if faults:
+        raise DataError(
+            f"{folder} holds more than one file for a split",
+            faults=faults,
+            hint="move all but one of each out of the folder",
+        )
+    return {name: splits[name][0] for name in SPLITS if name in splits}
+
+
+def read_split(folder: Path | str, split: str) -> Split:
+    """Reads one split of a data set.
+
+    Args:
+        folder: As in `find_splits`.
+        split: train, dev (or valid, val) or test.
+
+    Raises:
+        ConfigError: An unknown split.
+        DataError: The split is not there, or holds lines that cannot be used (all are listed).
+    """
+    name = split_name(split)
+    return read_folder(folder, (name,))[name]
+
+
+def read_folder(folder: Path | str, splits: Iterable[str] = SPLITS) -> DataSet:
+    """Reads a data set.
+
+    Args:
+        folder: As in `find_splits`.
+        splits: The splits to read; each must be there.
+
+    Raises:
+        ConfigError: An unknown split.
+        DataError: A split is not there, or holds lines that cannot be used (all of all splits
+            are listed at once).
+    """
+    folder = Path(folder)
+    names = [split_name(split) for split in splits]
+    files = find_splits(folder)
+    lacking = [name for name in names if name not in files]
+    if lacking:
+        raise DataError(
+            f"no {' and no '.join(lacking)} split in {folder}",
+            faults=[
+                *(f"looked for {name}: {_wanted(name)}" for name in lacking),
+                f"there is: {_listing(folder)}",
+            ],
+            hint="name the folder that holds the splits, or add the file",
+        )
+    read: dict[SplitName, Split] = {}
+    faults: list[str] = []
+    for name in names:
+        source = Source(files[name])
+        posts = _parse(source, labelled=True)
+        read[name] = Split(name=name, path=files[name], posts=posts, renamed=source.renamed)
+        faults += source.faults
+    refuse(faults)
+    return DataSet(folder=folder, splits=read)
+
+
+def read_posts(path: Path | str) -> tuple[Post, ...]:
+    """Reads posts from one file, of either format, labelled or not.
+
+    Returns:
+        The posts in the file's order, with unique ids; tags where the file gives them.
+
+    Raises:
+        DataError: The file cannot be read, or holds lines that cannot be used (all are listed).
+    """
+    source = Source(Path(path))
+    posts = _parse(source, labelled=False)
+    refuse(source.faults)
+    return posts
+
+
+def _parse(source: Source, *, labelled: bool) -> tuple[Post, ...]:
+    number, first = next(
+        ((n, text) for n, line in source.lines() if (text := line.strip(" \t"))), (1, "")
+    )
+    source.faults.clear()  # those of the lines before the first, which the parser finds again
+    if first.startswith(START):
+        posts = parse_conll(source)
+    elif first.startswith("{"):
+        posts = parse_json_lines(source, labelled=labelled)
+    elif not first:
+        source.fault(1, "the file is empty")
+        return ()
+    else:
+        source.fault(
+            number,
+            f"begins with {shown(first)}; wanted a line {START}<id>, or a JSON object a line",
+        )
+        return ()
+    return posts
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+
+
+def _with_prefix(files: Iterable[Path], prefix: str) -> dict[SplitName, list[Path]]:
+    """Files of each split whose names are the prefix, `_` or `-` or `.`, and a name of a split."""
+    found: dict[SplitName, list[Path]] = {}
+    for path in files:
+        stem = path.stem.lower()
+        if prefix:
+            head, stem = stem[: len(prefix)], stem[len(prefix) :]
+            if head != prefix.lower() or stem[:1] not in ("_", "-", "."):
+                continue
+            stem = stem[1:]
+        if path.suffix.lower() in SUFFIXES and stem in FILE_NAMES:
+            found.setdefault(FILE_NAMES[stem], []).append(path)
+    return found
+
+
+def _wanted(split: SplitName) -> str:
+    stems = " | ".join(stem for stem, name in FILE_NAMES.items() if name == split)
+    return f"{stems}, with {' | '.join(SUFFIXES)}, bare or after {'_ | '.join(PREFIXES)}_"
+
+
+def _listing(folder: Path) -> str:
+    place = folder if folder.is_dir() else folder.parent
+    names = sorted(f"{p.name}/" if p.is_dir() else p.name for p in place.iterdir())
+    shown_names = ", ".join(names[:20]) or "nothing"
+    return shown_names + (f" and {len(names) - 20} more" if len(names) > 20 else "")
