@@ -4,6 +4,7 @@ It needs numpy and h5py, nothing else. The format is described in `docs/cache-fo
 """
 
 from mnerfeat.cache.incoming import FeatureRows, TableRows
+from mnerfeat.cache.inspecting import CacheInfo, FeatureInfo, info, verify
 from mnerfeat.cache.packing import pack
 from mnerfeat.cache.reader import FeatureCache
 from mnerfeat.cache.schema import (
@@ -24,17 +25,21 @@ __all__ = [
     "FAILED",
     "MISSING",
     "OK",
+    "CacheInfo",
     "CacheWriter",
     "Feature",
     "FeatureCache",
+    "FeatureInfo",
     "FeatureRows",
     "Provenance",
     "Table",
     "TableRows",
     "content_id",
+    "info",
     "pack",
     "pair_id",
     "stack_ids",
     "text_id",
     "unreadable_id",
+    "verify",
 ]
