@@ -9,7 +9,7 @@ Tag ids: 0 is `O`; type number t (from 0) has `B-` = 2 t + 1 and `I-` = 2 t + 2.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Literal
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ IGNORED = -100
 KeyValues = list[tuple[Tensor, Tensor]]
 """Per text layer, keys and values to put before the text's own,
 each (batch, attention heads, images, d_text / attention heads)."""
+
+ParameterGroup = Literal["fusion", "crf", "scalars"]
+"""What learns at a rate of its own: the layers that fuse text and images; emissions and CRF;
+single trainable numbers, which a rate fit for matrices would never move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,11 @@ class Head(nn.Module, ABC):
         columns: The image columns it reads; a run loads no others.
     """
 
-    columns: ClassVar[tuple[str, ...]]
+    columns: tuple[str, ...]
+
+    @abstractmethod
+    def parameter_groups(self) -> dict[ParameterGroup, list[nn.Parameter]]:
+        """Every parameter of the head, each in one group."""
 
     @abstractmethod
     def prefix(self, images: Images) -> KeyValues | None:
@@ -98,3 +106,37 @@ class Head(nn.Module, ABC):
         Two laws hold for every head: padding of words or images never changes a real word's
         result, and a post's result does not depend on the other posts of its batch.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSizes:
+    """What a head has to fit.
+
+    Attributes:
+        n_tags: Number of tag ids.
+        d_text: Size of the text encoder's states.
+        text_layers: Layers of the text encoder.
+        text_heads: Attention heads of each of its layers.
+        columns: Values per image in each column that the head reads: 768 for a ViT-B's
+            `vit_cls`, 1 for a score.
+    """
+
+    n_tags: int
+    d_text: int
+    text_layers: int
+    text_heads: int
+    columns: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig(ABC):
+    """The options of a head, and the way to build it."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """The image columns that the head will read; known before anything is built."""
+
+    @abstractmethod
+    def build(self, sizes: HeadSizes) -> Head:
+        """A head with fresh weights, drawn from torch's generator."""

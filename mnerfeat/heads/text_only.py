@@ -1,0 +1,53 @@
+"""Text alone: the baseline that every multimodal head has to beat."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from mnerfeat.errors import ConfigError
+from mnerfeat.heads.base import HeadConfig, HeadSizes, Images, KeyValues, Words
+from mnerfeat.heads.crf import CrfHead, Fused, Fusion
+
+
+class TextOnly(Fusion):
+    """Text encoder and CRF, the "BERT-CRF" of the literature; images are not looked at.
+
+    Lample, Ballesteros, Subramanian, Kawakami and Dyer, "Neural Architectures for Named Entity
+    Recognition", NAACL 2016, with a transformer in the place of their LSTM:
+    emissions = W h + b for the state h of each word, and a linear-chain CRF over them.
+    """
+
+    columns = ()
+
+    def scalars(self) -> list[nn.Parameter]:
+        """None."""
+        return []
+
+    def prefix(self, images: Images) -> KeyValues | None:  # noqa: ARG002
+        """None."""
+        return None
+
+    def forward(self, words: Words, images: Images) -> Fused:  # noqa: ARG002
+        """The words' own states."""
+        return Fused(states=words.states)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOnlyConfig(HeadConfig):
+    """Options of the text-only head."""
+
+    dropout: float = 0.1
+    """Dropout on the word states, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"head.dropout is {self.dropout}; it must be in [0, 1)")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def build(self, sizes: HeadSizes) -> CrfHead:
+        """A text-only head with fresh weights."""
+        return CrfHead(TextOnly(), d_text=sizes.d_text, n_tags=sizes.n_tags, dropout=self.dropout)
