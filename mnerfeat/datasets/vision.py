@@ -1,0 +1,359 @@
+"""The image columns of a whole data set as tensors, so that a batch costs an index."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mnerfeat.cache import FAILED, OK, FeatureCache
+from mnerfeat.datasets.posts import Post
+from mnerfeat.errors import CacheError, CacheLookupError, MnerfeatError
+
+log = logging.getLogger(__name__)
+
+RELEVANCE = "relevance"
+"""Cosine of a post's CLIP text embedding and an image's CLIP embedding, in [-1, 1]."""
+
+FEATURES_OF_COLUMN: Mapping[str, tuple[str, ...]] = {
+    "vit_cls": ("vit_cls",),
+    "quality": ("quality",),
+    RELEVANCE: ("clip_image", "clip_text"),
+}
+"""The cached features that a column is made of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageUse:
+    """How many of the images that posts name can be used, and why not the others.
+
+    Attributes:
+        posts: All of them.
+        with_images: Posts with at least one image that can be used.
+        named: Images named by the posts, each naming counted.
+        used: Of these, the ones with every column known.
+        unknown: Names the cache knows nothing of: the files were not there at extraction.
+        failed: Names of images that could not be read or extracted, with the reason.
+    """
+
+    posts: int
+    with_images: int
+    named: int
+    used: int
+    unknown: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lost = []
+        if self.unknown:
+            lost.append(f"{len(self.unknown):,} not in the cache")
+        if self.failed:
+            lost.append(f"{len(self.failed):,} unreadable")
+        return (
+            f"{self.used:,} of {self.named:,} images used, {self.with_images:,} of "
+            f"{self.posts:,} posts have one" + (f" ({', '.join(lost)}; masked)" if lost else "")
+        )
+
+
+class VisionTable:
+    """The images of some posts: which rows they are, and every column of these rows.
+
+    Attributes:
+        image_rows: (posts, images) int64 into the image columns; -1 where there is no image
+            that can be used. At least one image wide.
+        image_columns: By name, (rows, …): what depends on the image alone.
+        pair_columns: By name, (posts, images): what depends on post and image.
+        use: What could be used, where the table comes from a cache.
+    """
+
+    def __init__(
+        self,
+        image_rows: Int[Tensor, "posts images"],
+        image_columns: Mapping[str, Tensor],
+        pair_columns: Mapping[str, Tensor],
+        use: ImageUse | None = None,
+    ) -> None:
+        self.image_rows = image_rows
+        self.image_columns = dict(image_columns)
+        self.pair_columns = dict(pair_columns)
+        self.use = use
+        # Counting on the host: asking the device for a batch's width would wait for it.
+        self._widths = _widths(image_rows.cpu())
+
+    @classmethod
+    def from_tensors(
+        cls,
+        image_rows: Int[Tensor, "posts images"],
+        image_columns: Mapping[str, Tensor],
+        pair_columns: Mapping[str, Tensor],
+    ) -> Self:
+        """A table of tensors that are there already; see the class for their shapes."""
+        return cls(image_rows, image_columns, pair_columns)
+
+    @classmethod
+    def without_images(cls, posts: int) -> Self:
+        """A table for posts of which no image is looked at."""
+        return cls(torch.full((posts, 1), -1), {}, {})
+
+    @classmethod
+    def from_cache(cls, cache: FeatureCache, posts: Sequence[Post], columns: Iterable[str]) -> Self:
+        """Look up the images of `posts` and load `columns` of them, and nothing else.
+
+        An image that the cache does not know, or that could not be read, is masked, counted
+        and reported; it is never replaced by another one.
+
+        Args:
+            cache: With the features the columns are made of.
+            posts: In the order in which batches will name them.
+            columns: Names of `FEATURES_OF_COLUMN`.
+
+        Raises:
+            CacheLookupError: Where a feature is missing, whole or for some posts, because it
+                has not been extracted (yet), or where not one image is known.
+        """
+        columns = tuple(columns)
+        if not columns:
+            return cls.without_images(len(posts))
+        features = {name for column in columns for name in FEATURES_OF_COLUMN[column]}
+        _require_features(cache, features)
+        lookup = _Lookup(cache, posts)
+        usable = lookup.known.copy()
+        for name in sorted(features):
+            if name in cache.images.features:
+                usable &= lookup.usable(name)
+        unique, image_rows = np.unique(lookup.rows[usable], return_inverse=True)
+        table = np.full(lookup.rows.shape, -1, np.int64)
+        table[usable] = image_rows
+        image_columns = {
+            column: torch.from_numpy(cache[column][unique])
+            for column in columns
+            if column in cache.images.features
+        }
+        pair_columns = {}
+        if RELEVANCE in columns:
+            pair_columns[RELEVANCE] = _relevance(cache, posts, table, unique)
+        use = lookup.use(usable)
+        log.info("%s", use)
+        return cls(torch.from_numpy(table), image_columns, pair_columns, use)
+
+    @property
+    def column_sizes(self) -> dict[str, int]:
+        """The length of one row of each column; 1 for a number."""
+        sizes = {name: int(np.prod(c.shape[1:])) for name, c in self.image_columns.items()}
+        return sizes | dict.fromkeys(self.pair_columns, 1)
+
+    def __len__(self) -> int:
+        return len(self.image_rows)
+
+    def to(self, device: torch.device) -> Self:
+        """The same table on `device`; a column that takes over half its free memory stays."""
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+        def moved(column: Tensor) -> Tensor:
+            too_large = free is not None and column.nbytes > free // 2
+            return column if too_large else column.to(device)
+
+        return type(self)(
+            self.image_rows.to(device),
+            {name: moved(column) for name, column in self.image_columns.items()},
+            {name: column.to(device) for name, column in self.pair_columns.items()},
+            self.use,
+        )
+
+    def batch(
+        self, post: Int[Tensor, "batch"]
+    ) -> tuple[Bool[Tensor, "batch images"], dict[str, Tensor]]:
+        """The images of some posts.
+
+        Args:
+            post: Numbers of posts; where they lie on the host, the batch is as wide as its
+                widest post, elsewhere as wide as the table (padding never changes a result).
+
+        Returns:
+            Which images there are, and every column (batch, images, …) float32, zero where
+            there is none.
+        """
+        width = self.image_rows.shape[1]
+        if post.device.type == "cpu":
+            width = int(self._widths[post].max()) if len(post) else 1
+        rows = self.image_rows[post.to(self.image_rows.device), :width]
+        mask = rows >= 0
+        columns = {}
+        for name, column in self.image_columns.items():
+            values = column[rows.clamp(min=0).to(column.device)].to(rows.device).float()
+            columns[name] = values * mask.view(*mask.shape, *[1] * (values.ndim - 2))
+        for name, column in self.pair_columns.items():
+            columns[name] = column[post.to(column.device), :width].float() * mask
+        return mask, columns
+
+
+def _widths(image_rows: Tensor) -> Tensor:
+    """How many slots a post needs, at least 1, (posts,)."""
+    positions = torch.arange(1, image_rows.shape[1] + 1)
+    return ((image_rows >= 0) * positions).amax(dim=1).clamp(min=1)
+
+
+class _Lookup:
+    """Where the images of posts are in a cache.
+
+    Attributes:
+        names: Of the images, one list a post.
+        rows: (posts, images) rows of the cache, -1 for none.
+        known: (posts, images) whether the cache knows the image.
+    """
+
+    def __init__(self, cache: FeatureCache, posts: Sequence[Post]) -> None:
+        self._cache = cache
+        self.names = [post.images for post in posts]
+        width = max([1, *map(len, self.names)])
+        flat = [name for names in self.names for name in names]
+        found = resolve(cache, flat)
+        slot = np.array([len(names) for names in self.names])[:, None] > np.arange(width)
+        self.rows = np.full((len(posts), width), -1, np.int64)
+        self.rows[slot] = found
+        self._slot = slot
+        self.known = self.rows >= 0
+        if flat and not self.known.any():
+            raise CacheLookupError(
+                f"{cache.path} knows none of the {len(flat):,} images that the posts name "
+                f"(for example {flat[0]!r})",
+                hint="extract the folder that holds them: mnerfeat extract --images DIR",
+            )
+
+    def usable(self, feature: str) -> NDArray[np.bool_]:
+        """Which images have the feature.
+
+        Raises:
+            CacheLookupError: Where some were never tried: the extraction is unfinished.
+        """
+        state = self._cache[feature].state[self.rows]
+        untried = self.known & (state != OK) & (state != FAILED)
+        if untried.any():
+            names = self._cache.images.describe(np.unique(self.rows[untried]))
+            raise CacheLookupError(
+                f"{feature} has not been extracted for {len(names):,} images of the posts:",
+                faults=names,
+                hint=f"finish it: mnerfeat extract --features {feature}",
+            )
+        usable: NDArray[np.bool_] = self.known & (state == OK)
+        return usable
+
+    def use(self, usable: NDArray[np.bool_]) -> ImageUse:
+        unknown: dict[str, None] = {}
+        failed: dict[str, str] = {}
+        for post, slot in np.argwhere(self._slot & ~usable).tolist():
+            name, row = self.names[post][slot], int(self.rows[post, slot])
+            if row < 0:
+                unknown[name] = None
+            else:
+                failed[name] = next(
+                    feature.failures[row]
+                    for feature in self._cache.images.features.values()
+                    if row in feature.failures
+                )
+        return ImageUse(
+            posts=len(self.names),
+            with_images=int(usable.any(axis=1).sum()),
+            named=int(self._slot.sum()),
+            used=int(usable.sum()),
+            unknown=tuple(unknown),
+            failed=failed,
+        )
+
+
+def resolve(cache: FeatureCache, names: Sequence[str]) -> NDArray[np.int64]:
+    """The rows of images by the names that a data set gives them, -1 where there is none.
+
+    A name that the cache does not hold as it stands is looked for in sub-folders: data sets
+    name `a.jpg` what was extracted as `images/a.jpg`. It must then be the only one.
+
+    Raises:
+        CacheLookupError: Where several different images bear a name.
+    """
+    rows = cache.images.find_names(names)
+    lost = {names[i] for i in np.flatnonzero(rows < 0).tolist()}
+    if not lost:
+        return rows
+    ending: dict[str, set[int]] = {name: set() for name in lost}
+    for name, row in cache.images.names():
+        path = PurePosixPath(name)
+        for parent in path.parents:
+            tail = str(path.relative_to(parent))
+            if tail in ending:
+                ending[tail].add(row)
+    doubtful = {name: found for name, found in ending.items() if len(found) > 1}
+    if doubtful:
+        raise CacheLookupError(
+            f"{len(doubtful):,} image names of the posts fit several different images:",
+            faults=[
+                f"{name}: {', '.join(cache.images.describe(np.array(sorted(found))))}"
+                for name, found in sorted(doubtful.items())
+            ],
+            hint="name them in the data with their folders, as `mnerfeat cache info` shows them",
+        )
+    for i in np.flatnonzero(rows < 0).tolist():
+        rows[i] = next(iter(ending[names[i]]), -1)
+    return rows
+
+
+def _require_features(cache: FeatureCache, features: Iterable[str]) -> None:
+    lacking = [name for name in sorted(features) if name not in cache]
+    if lacking:
+        raise CacheLookupError(
+            f"{cache.path} lacks {', '.join(lacking)}; it holds "
+            f"{', '.join(cache.features) or 'nothing'}",
+            hint=f"mnerfeat extract --features {','.join(_extractors(lacking))}"
+            + (" --posts data" if "clip_text" in lacking else ""),
+        )
+
+
+def _extractors(features: Iterable[str]) -> list[str]:
+    """The extractors that make some features: `vit_cls` is made by `vit`."""
+    return sorted({feature.split("_", maxsplit=1)[0] for feature in features})
+
+
+def _relevance(
+    cache: FeatureCache, posts: Sequence[Post], table: NDArray[np.int64], unique: NDArray[np.int64]
+) -> Tensor:
+    """Cosines of posts and their images (posts, images); zero where there is no image."""
+    needed = np.flatnonzero((table >= 0).any(axis=1)).tolist()
+    text_rows = cache.text_rows([posts[i].text for i in needed])
+    feature = cache["clip_text"]
+    lost = [
+        posts[i].id
+        for i, row in zip(needed, text_rows.tolist(), strict=True)
+        if row < 0 or feature.state[row] != OK
+    ]
+    if lost:
+        raise CacheLookupError(
+            f"{cache.path} lacks the CLIP text embeddings of {len(lost):,} posts:",
+            faults=lost,
+            hint="mnerfeat extract --features clip --posts DIR (the folder of train, dev, test)",
+        )
+    images, texts = cache["clip_image"][unique], feature[text_rows]
+    if images.shape[1:] != texts.shape[1:]:
+        raise CacheError(
+            f"clip_image has {images.shape[1]} numbers a row and clip_text {texts.shape[1]}: they "
+            "come from different models",
+            hint="mnerfeat extract --features clip --replace clip_image,clip_text",
+        )
+    relevance = np.zeros(table.shape, np.float32)
+    rows = table[needed]
+    cosines = np.einsum("pd,pid->pi", _normalised(texts), _normalised(images)[rows])
+    relevance[needed] = np.where(rows >= 0, cosines, 0)
+    return torch.from_numpy(relevance)
+
+
+def _normalised(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    vectors = vectors.astype(np.float32)
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    if not (norms > 0).all():
+        raise MnerfeatError("a CLIP embedding is zero, so it has no cosine with anything")
+    normalised: NDArray[np.float32] = vectors / norms
+    return normalised
