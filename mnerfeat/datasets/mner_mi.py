@@ -108,7 +108,7 @@ def _record(line: str) -> Mapping[str, object]:
     except (ValueError, RecursionError) as error:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SyntaxWarning)
+                warnings.simplefilter("ignore")  # odd escapes, which are kept as they stand
                 record = ast.literal_eval(line.strip(" \t"))
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             raise DataError(f"not JSON ({error}): {shown(line)}") from None

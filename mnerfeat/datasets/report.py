@@ -143,21 +143,21 @@ def _oddities(report: Report) -> list[str]:
     for s in report.splits:
         if s.renamed:
             lines.append(
-                f"{s.name}: {s.renamed:,} posts have an earlier post's id; named <id>#2, …"
+                f"{s.name}: posts with an earlier one's id, named <id>#2, …: {s.renamed:,}"
             )
         if s.duplicates:
-            lines.append(f"{s.name}: {s.duplicates:,} posts repeat an earlier post's text")
+            lines.append(f"{s.name}: posts that repeat an earlier one's text: {s.duplicates:,}")
     for pair in report.shared:
         first, second = pair.splits
         lines.append(
-            f"{second}: {pair.posts:,} posts have a text that is in {first} too:"
-            f" {_some(pair.examples, pair.posts)}"
+            f"{second}: posts whose text is in {first} too: {pair.posts:,}"
+            f" ({_some(pair.examples, pair.posts)})"
         )
     for s in report.splits:
         if s.no_pieces:
             lines.append(
-                f"{s.name}: {s.no_pieces:,} words give the tokenizer nothing to read,"
-                f" {s.no_pieces_labelled:,} of them in entities"
+                f"{s.name}: words that give the tokenizer nothing to read: {s.no_pieces:,}"
+                f" ({s.no_pieces_labelled:,} in entities)"
             )
         if s.odd:
             kinds = ", ".join(f"{kind} {times:,}" for kind, times in s.odd.items())
@@ -169,7 +169,7 @@ def _images(images: ImageFaults) -> list[str]:
     summary = (
         f"Images in {images.folder}: {images.named:,} named by posts, {images.readable:,} readable,"
         f" {len(images.missing):,} missing, {len(images.unreadable):,} unreadable;"
-        f" {images.unused:,} files that no post names"
+        f" files that no post names: {images.unused:,}"
     )
     lines = [summary]
     if images.missing:

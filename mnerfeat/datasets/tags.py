@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from mnerfeat.datasets.posts import Post
 from mnerfeat.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from mnerfeat.datasets.posts import Post
 
 OUTSIDE = "O"
 """The tag of a word in no entity."""
@@ -171,7 +169,7 @@ class TagSet:
             )
 
     @classmethod
-    def of(cls, posts: Iterable["Post"]) -> "TagSet":
+    def of(cls, posts: Iterable[Post]) -> "TagSet":
         """The types that occur in labelled posts: those of `TYPES` in their order, others sorted.
 
         All of `TYPES` are in it where the posts hold no type beside them, so that a model of
