@@ -1,0 +1,1 @@
+"""Trains the tiny backbones that come with mnerfeat, one module each."""
