@@ -96,6 +96,19 @@ def test_one_space_may_stand_for_the_tab(tmp_path: Path) -> None:
     assert post.tags == ("B-LOC", "O")
 
 
+def test_spaces_around_a_tag_are_no_part_of_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "IMGID:1\na\t B-PER \nb\tO\t\n")
+    assert read_conll(path)[0].tags == ("B-PER", "O")
+
+
+def test_a_line_of_odd_white_space_is_no_blank_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "IMGID:1\na\tO\n\xa0\nb\tO\n")
+    with pytest.raises(DataError) as caught:
+        read_conll(path)
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{path}:3: 1 columns in '\\xa0'")
+
+
 def test_tags_are_renamed_to_those_of_the_field(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "IMGID:1\na\tB-OTHER\nb\tI-OTHER\n")
     assert read_conll(path)[0].tags == ("B-MISC", "I-MISC")

@@ -108,6 +108,14 @@ def test_faults_of_all_splits_are_reported_at_once(tmp_path: Path) -> None:
     assert test == f"{tmp_path}/test.txt:1: the file is empty"
 
 
+def test_a_fault_before_the_first_post_is_listed_once(tmp_path: Path) -> None:
+    (tmp_path / "test.txt").write_bytes(b"\xff\xff\xff\n" + CONLL.encode())
+    with pytest.raises(DataError) as caught:
+        read_split(tmp_path, "test")
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{tmp_path}/test.txt:1: not UTF-8")
+
+
 def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_bytes(bytes(range(256)) * 4)
     with pytest.raises(DataError, match=r"faults? in the posts' files"):

@@ -1,5 +1,6 @@
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,14 +106,23 @@ def test_progress_is_told_of_every_image(tmp_path: Path) -> None:
     assert told == [(n, 5) for n in range(1, 6)]
 
 
-def test_an_interruption_does_not_wait_for_the_rest(tmp_path: Path) -> None:
-    names = [draw(tmp_path / f"{n}.png").name for n in range(50)]
+def test_an_interruption_does_not_wait_for_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [draw(tmp_path / f"{n}.png").name for n in range(200)]
+    opened: list[Path] = []
+
+    def slow(file: Path) -> None:
+        opened.append(file)
+        time.sleep(0.02)
 
     def interrupt(done: int, of: int) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("mnerfeat.datasets.images._reason", slow)
     with pytest.raises(KeyboardInterrupt):
         check_images(names, tmp_path, interrupt)
+    assert len(opened) < len(names)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

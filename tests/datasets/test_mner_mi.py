@@ -150,6 +150,17 @@ def test_unlabelled_posts_may_be_strings(tmp_path: Path) -> None:
         read_json_lines(path)
 
 
+def test_labels_need_a_list_of_words(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"text": "two words", "label": ["O", "O"]})
+    with pytest.raises(DataError, match="'text' is 'two words'; wanted a list of words"):
+        read_posts(path)
+
+
+def test_written_text_can_be_read_by_people(tmp_path: Path) -> None:
+    write_json_lines([Post(id="1", words=("café", "😀"))], tmp_path / "a.jsonl")
+    assert "café" in (tmp_path / "a.jsonl").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("text", ["", " \u2028\xa0 "])
 def test_an_unlabelled_post_needs_words(tmp_path: Path, text: str) -> None:
     with pytest.raises(DataError, match="the post has no words"):
