@@ -3,8 +3,6 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from typing import Self
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnerfeat.cache import FAILED, OK, FeatureCache
+from mnerfeat.datasets.images import stored_names
 from mnerfeat.datasets.posts import Post
 from mnerfeat.errors import CacheError, CacheLookupError, MnerfeatError
 
@@ -86,23 +85,24 @@ class VisionTable:
         # Counting on the host: asking the device for a batch's width would wait for it.
         self._widths = _widths(image_rows.cpu())
 
-    @classmethod
+    @staticmethod
     def from_tensors(
-        cls,
         image_rows: Int[Tensor, "posts images"],
         image_columns: Mapping[str, Tensor],
         pair_columns: Mapping[str, Tensor],
-    ) -> Self:
+    ) -> "VisionTable":
         """A table of tensors that are there already; see the class for their shapes."""
-        return cls(image_rows, image_columns, pair_columns)
+        return VisionTable(image_rows, image_columns, pair_columns)
 
-    @classmethod
-    def without_images(cls, posts: int) -> Self:
+    @staticmethod
+    def without_images(posts: int) -> "VisionTable":
         """A table for posts of which no image is looked at."""
-        return cls(torch.full((posts, 1), -1), {}, {})
+        return VisionTable(torch.full((posts, 1), -1), {}, {})
 
     @classmethod
-    def from_cache(cls, cache: FeatureCache, posts: Sequence[Post], columns: Iterable[str]) -> Self:
+    def from_cache(
+        cls, cache: FeatureCache, posts: Sequence[Post], columns: Iterable[str]
+    ) -> "VisionTable":
         """Look up the images of `posts` and load `columns` of them, and nothing else.
 
         An image that the cache does not know, or that could not be read, is masked, counted
@@ -119,7 +119,7 @@ class VisionTable:
         """
         columns = tuple(columns)
         if not columns:
-            return cls.without_images(len(posts))
+            return VisionTable.without_images(len(posts))
         features = {name for column in columns for name in FEATURES_OF_COLUMN[column]}
         _require_features(cache, features)
         lookup = _Lookup(cache, posts)
@@ -140,7 +140,7 @@ class VisionTable:
             pair_columns[RELEVANCE] = _relevance(cache, posts, table, unique)
         use = lookup.use(usable)
         log.info("%s", use)
-        return cls(torch.from_numpy(table), image_columns, pair_columns, use)
+        return VisionTable(torch.from_numpy(table), image_columns, pair_columns, use)
 
     @property
     def column_sizes(self) -> dict[str, int]:
@@ -151,7 +151,7 @@ class VisionTable:
     def __len__(self) -> int:
         return len(self.image_rows)
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "VisionTable":
         """The same table on `device`; a column that takes over half its free memory stays."""
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
@@ -159,7 +159,7 @@ class VisionTable:
             too_large = free is not None and column.nbytes > free // 2
             return column if too_large else column.to(device)
 
-        return type(self)(
+        return VisionTable(
             self.image_rows.to(device),
             {name: moved(column) for name, column in self.image_columns.items()},
             {name: column.to(device) for name, column in self.pair_columns.items()},
@@ -270,35 +270,40 @@ class _Lookup:
 def resolve(cache: FeatureCache, names: Sequence[str]) -> NDArray[np.int64]:
     """The rows of images by the names that a data set gives them, -1 where there is none.
 
-    A name that the cache does not hold as it stands is looked for in sub-folders: data sets
-    name `a.jpg` what was extracted as `images/a.jpg`. It must then be the only one.
+    A name that the cache does not hold as it stands is looked for under the names that the
+    published archives use instead (`stored_names`), and in sub-folders: data sets name `a.jpg`
+    what was extracted as `images/a.jpg`. It must then be the only one.
 
     Raises:
         CacheLookupError: Where several different images bear a name.
     """
     rows = cache.images.find_names(names)
-    lost = {names[i] for i in np.flatnonzero(rows < 0).tolist()}
+    lost = {names[i]: stored_names(names[i]) for i in np.flatnonzero(rows < 0).tolist()}
     if not lost:
         return rows
-    ending: dict[str, set[int]] = {name: set() for name in lost}
+    ending: dict[str, set[int]] = {tail: set() for tails in lost.values() for tail in tails}
     for name, row in cache.images.names():
-        path = PurePosixPath(name)
-        for parent in path.parents:
-            tail = str(path.relative_to(parent))
+        steps = name.split("/")
+        for start in range(len(steps)):
+            tail = "/".join(steps[start:])
             if tail in ending:
                 ending[tail].add(row)
-    doubtful = {name: found for name, found in ending.items() if len(found) > 1}
+    found = {
+        name: next((ending[tail] for tail in tails if ending[tail]), set())
+        for name, tails in lost.items()
+    }
+    doubtful = {name: fitting for name, fitting in sorted(found.items()) if len(fitting) > 1}
     if doubtful:
         raise CacheLookupError(
             f"{len(doubtful):,} image names of the posts fit several different images:",
             faults=[
-                f"{name}: {', '.join(cache.images.describe(np.array(sorted(found))))}"
-                for name, found in sorted(doubtful.items())
+                f"{name}: {', '.join(cache.images.describe(np.array(sorted(fitting))))}"
+                for name, fitting in doubtful.items()
             ],
-            hint="name them in the data with their folders, as `mnerfeat cache info` shows them",
+            hint="name them in the data with their folders",
         )
     for i in np.flatnonzero(rows < 0).tolist():
-        rows[i] = next(iter(ending[names[i]]), -1)
+        rows[i] = next(iter(found[names[i]]), -1)
     return rows
 
 

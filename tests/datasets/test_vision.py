@@ -53,15 +53,18 @@ def test_batches_hold_what_a_look_up_post_by_post_finds(path: Path) -> None:
         post(1),
         post(2, "gone.jpg", "2.jpg"),
         post(3, "a/x.jpg"),
+        post(4, "twitter2017-0.jpg"),
     ]
     table = VisionTable.from_cache(cache, posts, COLUMNS)
-    for picked in ([0, 1, 2, 3], [3], [1], [2, 0]):
+    for picked in ([0, 1, 2, 3, 4], [3], [1], [2, 0]):
         mask, columns = table.batch(torch.tensor(picked))
-        assert mask.shape[1] == {(0, 1, 2, 3): 3, (3,): 1, (1,): 1, (2, 0): 3}[tuple(picked)]
+        assert mask.shape[1] == {(0, 1, 2, 3, 4): 3, (3,): 1, (1,): 1, (2, 0): 3}[tuple(picked)]
         for b, number in enumerate(picked):
             for slot in range(mask.shape[1]):
                 name = posts[number].images[slot] if slot < len(posts[number].images) else None
-                name = {"2.jpg": "images/2.jpg"}.get(str(name), name)
+                name = {"2.jpg": "images/2.jpg", "twitter2017-0.jpg": "images/0.jpg"}.get(
+                    str(name), name
+                )
                 if name in {None, "bad.jpg", "gone.jpg"}:
                     assert not mask[b, slot]
                     assert not any(column[b, slot].any() for column in columns.values())
