@@ -46,15 +46,15 @@ class IqcrConfig(HeadConfig):
     def __post_init__(self) -> None:
         if self.ablation not in get_args(Ablation):
             choices = ", ".join(get_args(Ablation))
-            raise ConfigError(f"head.ablation is {self.ablation!r}; choose from: {choices}")
+            raise ConfigError(f"head.iqcr.ablation is {self.ablation!r}; choose from: {choices}")
         if self.layers < 1:
-            raise ConfigError(f"head.layers is {self.layers}; at least 1 is needed")
+            raise ConfigError(f"head.iqcr.layers is {self.layers}; at least 1 is needed")
         if self.attention_heads is not None and self.attention_heads < 1:
             raise ConfigError(
-                f"head.attention_heads is {self.attention_heads}; at least 1 is needed"
+                f"head.iqcr.attention_heads is {self.attention_heads}; at least 1 is needed"
             )
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"head.dropout is {self.dropout}; it must be in [0, 1)")
+            raise ConfigError(f"head.iqcr.dropout is {self.dropout}; it must be in [0, 1)")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ class IqcrConfig(HeadConfig):
         attention_heads = self.attention_heads or sizes.text_heads
         if sizes.d_text % attention_heads:
             raise ConfigError(
-                f"head.attention_heads is {attention_heads}, which does not divide the text "
+                f"head.iqcr.attention_heads is {attention_heads}, which does not divide the text "
                 f"encoder's {sizes.d_text} dimensions"
             )
         fusion = Iqcr(

@@ -41,7 +41,7 @@ class TextOnlyConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"head.dropout is {self.dropout}; it must be in [0, 1)")
+            raise ConfigError(f"head.text.dropout is {self.dropout}; it must be in [0, 1)")
 
     @property
     def columns(self) -> tuple[str, ...]:

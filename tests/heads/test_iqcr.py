@@ -232,10 +232,10 @@ def test_vectors_of_the_text_encoders_size_are_not_projected():
     [("ablation", "no-iwq"), ("layers", 0), ("attention_heads", 0), ("dropout", 1.0)],
 )
 def test_impossible_options_are_refused_by_name(option, value):
-    with pytest.raises(ConfigError, match=rf"head\.{option} is {value!r}"):
+    with pytest.raises(ConfigError, match=rf"head\.iqcr\.{option} is {value!r}"):
         unchecked(IqcrConfig, **{option: value})
 
 
 def test_attention_heads_must_divide_the_text_states():
-    with pytest.raises(ConfigError, match=r"head\.attention_heads is 5.*16 dimensions"):
+    with pytest.raises(ConfigError, match=r"head\.iqcr\.attention_heads is 5.*16 dimensions"):
         IqcrConfig(attention_heads=5).build(SIZES)

@@ -21,5 +21,5 @@ class TestTextOnly(HeadContract):
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
 def test_impossible_dropout_is_refused(dropout):
-    with pytest.raises(ConfigError, match=r"head\.dropout"):
+    with pytest.raises(ConfigError, match=r"head\.text\.dropout"):
         TextOnlyConfig(dropout=dropout)

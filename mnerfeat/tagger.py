@@ -1,0 +1,263 @@
+"""Text encoder and head together: posts in, tags out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from mnerfeat.datasets.posts import Post
+from mnerfeat.datasets.tags import TagSet, entities
+from mnerfeat.datasets.vision import VisionTable
+from mnerfeat.errors import ConfigError, DataError
+from mnerfeat.heads.base import (
+    IGNORED,
+    Head,
+    HeadConfig,
+    HeadOutput,
+    HeadSizes,
+    Images,
+    Words,
+)
+from mnerfeat.heads.iqcr import IqcrConfig
+from mnerfeat.heads.text_only import TextOnlyConfig
+from mnerfeat.text import PieceBatch, Pieces, TextEncoder
+
+HEADS: dict[str, type[HeadConfig]] = {
+    "iqcr": IqcrConfig,
+    "text": TextOnlyConfig,
+}
+"""The heads by name: the options of each, which also build it."""
+
+
+def head_options(name: str) -> type[HeadConfig]:
+    """The options of a head.
+
+    Raises:
+        ConfigError: There is no head of that name.
+    """
+    try:
+        return HEADS[name]
+    except KeyError:
+        choices = ", ".join(sorted(HEADS))
+        raise ConfigError(f"unknown head {name!r}; choose from: {choices}") from None
+
+
+def head_name(config: HeadConfig) -> str:
+    """The name under which `HEADS` holds the head that a configuration builds."""
+    return next(name for name, kind in HEADS.items() if kind is type(config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tagged:
+    """What a tagger makes of one post.
+
+    Attributes:
+        tags: One a word.
+        images: One a name in the post's `images`, in order: what the head made of the image, by
+            name (see the head); None where the image could not be used.
+    """
+
+    tags: tuple[str, ...]
+    images: tuple[Mapping[str, float] | None, ...]
+
+    def record(self, post: Post) -> dict[str, object]:
+        """The prediction for a post as it is written to JSONL, and can be read again as a post.
+
+        Returns:
+            `id`; `text` (the words); `images` (their names); `label` (the predicted tags);
+            `entities` (each with `type`, `start` and `end` in words, end exclusive, and its
+            `text`), read by the lenient convention; `image_values` (one object an image with the
+            head's values by name, null where the image could not be used).
+        """
+        return {
+            "id": post.id,
+            "text": post.words,
+            "images": post.images,
+            "label": self.tags,
+            "entities": [
+                {
+                    "type": entity.type,
+                    "start": entity.start,
+                    "end": entity.end,
+                    "text": " ".join(post.words[entity.start : entity.end]),
+                }
+                for entity in entities(self.tags)
+            ],
+            "image_values": self.images,
+        }
+
+
+class Tagger(nn.Module):
+    """A text encoder with a head.
+
+    Args:
+        encoder: Words to states.
+        head: States and images to tags.
+        tag_set: What the tag ids mean.
+    """
+
+    def __init__(self, encoder: TextEncoder, head: Head, tag_set: TagSet) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.tag_set = tag_set
+
+    @classmethod
+    def build(
+        cls,
+        encoder: TextEncoder,
+        head: HeadConfig,
+        tag_set: TagSet,
+        *,
+        column_sizes: Mapping[str, int],
+        seed: int,
+    ) -> "Tagger":
+        """Put a fresh head on an encoder.
+
+        Args:
+            encoder: Words to states.
+            head: The head's options.
+            tag_set: The tags to predict.
+            column_sizes: As in `VisionTable`, at least for the columns that the head reads.
+            seed: Draws the head's weights; nothing else in the process is drawn from it.
+
+        Raises:
+            ConfigError: A column is missing, or the options do not fit the encoder.
+        """
+        missing = [column for column in head.columns if column not in column_sizes]
+        if missing:
+            raise ConfigError(
+                f"the {head_name(head)} head reads {', '.join(head.columns)}; the images come "
+                f"without {', '.join(missing)}"
+            )
+        sizes = HeadSizes(
+            n_tags=len(tag_set),
+            d_text=encoder.d_text,
+            text_layers=encoder.layers,
+            text_heads=encoder.attention_heads,
+            columns={column: column_sizes[column] for column in head.columns},
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(encoder, head.build(sizes), tag_set)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Every parameter once: `encoder`, and the groups of the head."""
+        head = {str(name): group for name, group in self.head.parameter_groups().items()}
+        return {"encoder": list(self.encoder.parameters()), **head}
+
+    def forward(
+        self,
+        pieces: PieceBatch,
+        images: Images,
+        gold: Int[Tensor, "batch words"] | None = None,
+        *,
+        decode: bool = True,
+    ) -> HeadOutput:
+        """Loss against `gold`, where given, and tags, where asked for; see `Head`."""
+        prefix = self.head.prefix(images)
+        states, sentence = self.encoder(pieces, prefix, None if prefix is None else images.mask)
+        words = Words(states=states, mask=pieces.word_mask, sentence=sentence)
+        output: HeadOutput = self.head(words, images, gold, decode=decode)
+        return output
+
+    def images(self, table: VisionTable, posts: Int[Tensor, " batch"]) -> Images:
+        """The columns that the head reads of some posts' images, on the tagger's device."""
+        mask, columns = table.batch(posts)
+        device = self.device
+        return Images(
+            mask=mask.to(device),
+            columns={name: columns[name].to(device) for name in self.head.columns},
+        )
+
+    @torch.no_grad()
+    def tag(
+        self,
+        posts: Sequence[Post],
+        table: VisionTable,
+        *,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> list[Tagged]:
+        """Tag posts, in float32, the longest first; the order given is the order returned.
+
+        Args:
+            posts: Labelled or not; gold tags are not looked at.
+            table: The images of these posts, in the same order.
+            batch_size: Posts at a time; no result depends on it.
+            progress: Show a progress bar.
+
+        Raises:
+            DataError: The table is of other posts.
+        """
+        if len(table) != len(posts):
+            raise DataError(f"{len(posts)} posts came with the images of {len(table)}")
+        texts = self.encoder.tokenizer([post.words for post in posts])
+        order = sorted(range(len(posts)), key=lambda index: -_length(texts[index]))
+        found: dict[int, Tagged] = {}
+        was_training = self.training
+        self.eval()
+        try:
+            with tqdm(total=len(posts), unit="post", disable=not progress, leave=False) as bar:
+                for start in range(0, len(order), batch_size):
+                    chosen = order[start : start + batch_size]
+                    pieces = self.encoder.tokenizer.batch([texts[index] for index in chosen])
+                    images = self.images(table, torch.tensor(chosen))
+                    output = self(pieces.to(self.device), images)
+                    found |= self._read(output, images, [posts[i] for i in chosen], chosen)
+                    bar.update(len(chosen))
+        finally:
+            self.train(was_training)
+        return [found[index] for index in range(len(posts))]
+
+    def _read(
+        self, output: HeadOutput, images: Images, posts: Sequence[Post], numbers: Sequence[int]
+    ) -> dict[int, Tagged]:
+        """A batch's tensors as plain Python, each fetched from the device once."""
+        assert output.tags is not None
+        tags = output.tags.tolist()
+        used = images.mask.tolist()
+        values = {name: column.tolist() for name, column in output.images.items()}
+        found = {}
+        for row, (post, number) in enumerate(zip(posts, numbers, strict=True)):
+            slots = used[row]
+            found[number] = Tagged(
+                tags=self.tag_set.decode(tags[row][: len(post.words)]),
+                images=tuple(
+                    {name: column[row][slot] for name, column in values.items()}
+                    if slot < len(slots) and slots[slot]
+                    else None
+                    for slot in range(len(post.images))
+                ),
+            )
+        return found
+
+
+def gold_ids(posts: Sequence[Post], tag_set: TagSet) -> list[list[int]]:
+    """The tag ids of labelled posts.
+
+    Raises:
+        DataError: Posts without tags; the message names all of them.
+    """
+    unlabelled = [post.id for post in posts if post.tags is None]
+    if unlabelled:
+        raise DataError(f"{len(unlabelled)} posts have no tags", faults=unlabelled)
+    return [tag_set.encode(post.tags or ()) for post in posts]
+
+
+def pad_ids(rows: Sequence[Sequence[int]]) -> Int[Tensor, "batch words"]:
+    """Tag ids of a batch as one tensor, `IGNORED` on padding."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[IGNORED] * (width - len(row))] for row in rows])
+
+
+def _length(text: Pieces) -> int:
+    return sum(len(window) for window in text.windows)

@@ -1,0 +1,90 @@
+"""The options of training."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mnerfeat.errors import ConfigError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How to train. Nothing here changes what a trained run is; all of it is kept with it."""
+
+    epochs: int = 20
+    """Passes over the training posts, at most; the learning rates decay to 0 over them."""
+
+    batch_size: int = 16
+    """Posts per optimiser step, over all devices and accumulation steps together."""
+
+    accumulation: int = 1
+    """Parts that each device takes its share of a batch in: more parts need less memory."""
+
+    encoder_lr: float = 2e-5
+    """Highest learning rate of the text encoder."""
+
+    fusion_lr: float = 1e-4
+    """Highest learning rate of the layers that bring text and images together."""
+
+    crf_lr: float = 5e-3
+    """Highest learning rate of emissions and CRF."""
+
+    scalar_lr: float = 5e-2
+    """Highest learning rate of single trainable numbers (α and β of IQCR-MI)."""
+
+    weight_decay: float = 0.01
+    """Decoupled weight decay (AdamW) of matrices; biases, norms and scalars have none."""
+
+    warmup: float = 0.1
+    """Share of all steps in which the learning rates rise from 0, 0 to 1."""
+
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm, over all parameters; 0 for never."""
+
+    patience: int = 5
+    """Stop after so many epochs without a better lenient micro F1 on dev; 0 for never."""
+
+    eval_batch_size: int = 64
+    """Posts at a time on each device when scoring dev; no result depends on it."""
+
+    precision: Precision = "auto"
+    """Of matrix products in training: `auto` is bfloat16 on a GPU that has it, float16 on
+    other GPUs, float32 on a CPU. Weights, loss and CRF are always float32."""
+
+    device: Device = "auto"
+    """`auto` takes a GPU where there is one."""
+
+    deterministic: bool = True
+    """Use operations that give the same numbers every time; on a GPU some are slower."""
+
+    seed: int = 1
+    """Draws the head's weights, the order of the posts and dropout."""
+
+    def __post_init__(self) -> None:
+        counts = ("epochs", "batch_size", "accumulation", "eval_batch_size")
+        rates = ("encoder_lr", "fusion_lr", "crf_lr", "scalar_lr", "weight_decay")
+        faults = [
+            *(_at_least(self, name, 1) for name in counts),
+            *(_at_least(self, name, 0) for name in (*rates, "max_grad_norm", "patience", "seed")),
+            _one_of(self, "precision", get_args(Precision)),
+            _one_of(self, "device", get_args(Device)),
+        ]
+        if not 0 <= self.warmup <= 1:
+            faults.append(f"train.warmup is {self.warmup}; it must be in [0, 1]")
+        faults = [fault for fault in faults if fault]
+        if faults:
+            raise ConfigError("options of training that cannot be used:", faults=faults)
+
+
+def _at_least(config: TrainingConfig, name: str, least: int) -> str:
+    value = getattr(config, name)
+    return "" if value >= least else f"train.{name} is {value}; at least {least} is needed"
+
+
+def _one_of(config: TrainingConfig, name: str, choices: tuple[str, ...]) -> str:
+    value = getattr(config, name)
+    return (
+        "" if value in choices else f"train.{name} is {value!r}; choose from: {', '.join(choices)}"
+    )

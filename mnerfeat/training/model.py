@@ -1,0 +1,91 @@
+"""What stands between a tagger and the `transformers` trainer: examples, batches, one step."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxtyping import Int
+from torch import Tensor, nn, tensor
+from torch.utils.data import Dataset
+
+from mnerfeat.datasets.posts import Post
+from mnerfeat.datasets.vision import VisionTable
+from mnerfeat.tagger import Tagger, gold_ids, pad_ids
+from mnerfeat.text import PieceBatch, Pieces, Tokenizer
+
+GOLD = "gold"
+"""The name under which gold tags reach the trainer."""
+
+
+class Example(NamedTuple):
+    """One post, ready for batching."""
+
+    post: int
+    """Its number in its split, which finds its images."""
+    text: Pieces
+    gold: list[int]
+
+
+class Examples(Dataset[Example]):
+    """The posts of a split, tokenised once.
+
+    Args:
+        posts: Labelled.
+        tagger: Whose tokenizer and tags.
+    """
+
+    def __init__(self, posts: Sequence[Post], tagger: Tagger) -> None:
+        self.texts = tagger.encoder.tokenizer([post.words for post in posts])
+        self.gold = gold_ids(posts, tagger.tag_set)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, post: int) -> Example:
+        return Example(post, self.texts[post], self.gold[post])
+
+
+class Collator:
+    """Examples to a dictionary of tensors, as the trainer wants it.
+
+    Args:
+        tokenizer: Pads the pieces.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        # Not called `tokenizer`: the trainer would save that attribute with every checkpoint.
+        self.pieces = tokenizer
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Pad the examples to one batch, on the CPU."""
+        pieces = self.pieces.batch([example.text for example in examples])
+        return {
+            # The trainer takes the first tensor's length for the number of posts.
+            "number": tensor([example.post for example in examples]),
+            GOLD: pad_ids([example.gold for example in examples]),
+            **pieces.tensors(),
+        }
+
+
+class TrainingStep(nn.Module):
+    """A tagger with the images of both splits at hand, so that a batch of them is an index.
+
+    Args:
+        tagger: The tagger.
+        train: The images of the training posts.
+        dev: The images of the dev posts.
+    """
+
+    def __init__(self, tagger: Tagger, *, train: VisionTable, dev: VisionTable) -> None:
+        super().__init__()
+        self.tagger = tagger
+        self.tables = {True: train, False: dev}
+
+    def forward(
+        self, number: Int[Tensor, " batch"], gold: Int[Tensor, "batch words"], **pieces: Any
+    ) -> Mapping[str, Tensor]:
+        """The loss; and the predicted tags, where the model is in evaluation mode."""
+        images = self.tagger.images(self.tables[self.training], number)
+        output = self.tagger(PieceBatch(**pieces), images, gold, decode=not self.training)
+        assert output.loss is not None
+        found = {"loss": output.loss}
+        return found if output.tags is None else found | {"tags": output.tags}
