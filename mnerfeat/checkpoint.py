@@ -150,11 +150,11 @@ class Run:
         try:
             runs.mkdir(parents=True, exist_ok=True)
             folder = _new_folder(runs, wanted, number=name is None)
-        except FileExistsError:
-            raise RunError(
-                f"{runs / wanted} is there already", hint="choose another name, or remove it"
-            ) from None
         except OSError as error:
+            if runs.is_dir() and isinstance(error, FileExistsError):
+                raise RunError(
+                    f"{runs / wanted} is there already", hint="choose another name, or remove it"
+                ) from None
             raise StorageError(f"{runs} cannot be written: {error}") from error
         run = cls(folder=folder, manifest=manifest)
         run.write_json(MANIFEST, _plain(manifest))

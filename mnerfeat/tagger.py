@@ -97,13 +97,21 @@ class Tagger(nn.Module):
         encoder: Words to states.
         head: States and images to tags.
         tag_set: What the tag ids mean.
+        column_sizes: Values per image in each column that the head reads.
     """
 
-    def __init__(self, encoder: TextEncoder, head: Head, tag_set: TagSet) -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        head: Head,
+        tag_set: TagSet,
+        column_sizes: Mapping[str, int],
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.tag_set = tag_set
+        self.column_sizes = {column: column_sizes[column] for column in head.columns}
 
     @classmethod
     def build(
@@ -142,7 +150,7 @@ class Tagger(nn.Module):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(encoder, head.build(sizes), tag_set)
+            return cls(encoder, head.build(sizes), tag_set, sizes.columns)
 
     @property
     def device(self) -> torch.device:
@@ -170,19 +178,28 @@ class Tagger(nn.Module):
         return output
 
     def images(self, table: VisionTable, posts: Int[Tensor, " batch"]) -> Images:
-        """The columns that the head reads of some posts' images, on the tagger's device."""
+        """The columns that the head reads of some posts' images, on the tagger's device.
+
+        Raises:
+            DataError: The table has images, and lacks a column of theirs.
+        """
         mask, columns = table.batch(posts)
         device = self.device
-        return Images(
-            mask=mask.to(device),
-            columns={name: columns[name].to(device) for name in self.head.columns},
-        )
+        found = {}
+        for name, size in self.column_sizes.items():
+            if name in columns:
+                found[name] = columns[name].to(device)
+            elif mask.any():
+                raise DataError(f"the head reads {name}, which the images come without")
+            else:
+                found[name] = torch.zeros(*mask.shape, *[size] * (size > 1), device=device)
+        return Images(mask=mask.to(device), columns=found)
 
     @torch.no_grad()
     def tag(
         self,
         posts: Sequence[Post],
-        table: VisionTable,
+        table: VisionTable | None = None,
         *,
         batch_size: int = 64,
         progress: bool = False,
@@ -191,13 +208,14 @@ class Tagger(nn.Module):
 
         Args:
             posts: Labelled or not; gold tags are not looked at.
-            table: The images of these posts, in the same order.
+            table: The images of these posts, in the same order; None to look at none.
             batch_size: Posts at a time; no result depends on it.
             progress: Show a progress bar.
 
         Raises:
-            DataError: The table is of other posts.
+            DataError: The table is of other posts, or lacks a column that the head reads.
         """
+        table = VisionTable.without_images(len(posts)) if table is None else table
         if len(table) != len(posts):
             raise DataError(f"{len(posts)} posts came with the images of {len(table)}")
         texts = self.encoder.tokenizer([post.words for post in posts])

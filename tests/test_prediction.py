@@ -1,0 +1,99 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from mnerfeat.datasets import TagSet, read_posts
+from mnerfeat.datasets.tags import Entity
+from mnerfeat.errors import DataError, StorageError
+from mnerfeat.heads.iqcr import IqcrConfig
+from mnerfeat.prediction import Prediction, predict, read_predictions, write_predictions
+from mnerfeat.tagger import Tagger
+
+from .tiny import encoder, encoder_folder, posts, table
+
+SIZES = {"vit_cls": 6, "quality": 1, "relevance": 1}
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory):
+    folder = encoder_folder(tmp_path_factory.mktemp("encoder"))
+    built = Tagger.build(encoder(folder), IqcrConfig(), TagSet(), column_sizes=SIZES, seed=1)
+    with torch.no_grad():
+        built.head.emissions.weight.mul_(10)  # fresh weights would find no entity at all
+    return built
+
+
+@pytest.fixture
+def predictions(tagger):
+    some = posts(12, 3, clue=True)
+    found = tagger.tag(some, table(some, 3))
+    bare = [dataclasses.replace(post, tags=None) for post in some]
+    return [Prediction(post=post, tagged=tagged) for post, tagged in zip(bare, found, strict=True)]
+
+
+def test_predictions_survive_writing_and_reading(predictions, tmp_path):
+    assert any(one.entities for one in predictions)
+    assert any(value for one in predictions for value in one.images.values())
+    write_predictions(predictions, tmp_path / "out.jsonl")
+    assert read_predictions(tmp_path / "out.jsonl") == predictions
+
+
+def test_what_is_written_can_be_read_as_posts_with_the_predicted_tags(predictions, tmp_path):
+    write_predictions(predictions, tmp_path / "out.jsonl")
+    again = read_posts(tmp_path / "out.jsonl")
+    assert [post.tags for post in again] == [one.tagged.tags for one in predictions]
+    assert [post.images for post in again] == [one.post.images for one in predictions]
+
+
+def test_entities_and_images_are_read_off_the_tags_and_names(predictions):
+    one = dataclasses.replace(
+        predictions[0],
+        post=dataclasses.replace(predictions[0].post, words=("a", "b", "c"), images=("x.jpg",)),
+        tagged=dataclasses.replace(
+            predictions[0].tagged, tags=("O", "B-PER", "I-PER"), images=({"gate": 0.5},)
+        ),
+    )
+    assert one.entities == [Entity(1, 3, "PER")]
+    assert one.images == {"x.jpg": {"gate": 0.5}}
+
+
+def test_posts_without_a_cache_are_predicted_by_their_text(tagger):
+    some = posts(5, 3, clue=True)
+    found = predict(tagger, some)
+    assert [one.tagged for one in found] == tagger.tag(some)
+    assert all(value is None for one in found for value in one.images.values())
+
+
+def test_another_systems_labels_are_enough(tmp_path):
+    path = tmp_path / "llm.jsonl"
+    path.write_text(json.dumps({"text": ["New", "York"], "label": ["B-LOC", "I-LOC"]}) + "\n")
+    (one,) = read_predictions(path)
+    assert one.entities == [Entity(0, 2, "LOC")]
+    assert one.images == {}
+
+
+def test_lines_without_labels_are_named(tmp_path):
+    path = tmp_path / "posts.jsonl"
+    path.write_text('{"id": "7", "text": ["New", "York"]}\n')
+    with pytest.raises(DataError, match="1 posts have no 'label'") as caught:
+        read_predictions(path)
+    assert caught.value.faults == ("7",)
+
+
+def test_a_folder_that_is_not_there_is_an_error_and_nothing_is_left(predictions, tmp_path):
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_predictions(predictions, tmp_path / "no" / "out.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("values", ['[{"gate": 1}, null]', '"x"', "[3]"])
+def test_image_values_that_do_not_fit_the_images_are_refused(tmp_path, values):
+    path = tmp_path / "posts.jsonl"
+    path.write_text(
+        f'{{"id": "7", "text": ["a"], "label": ["O"], "images": ["x"], "image_values": {values}}}\n'
+    )
+    with pytest.raises(DataError, match="image_values") as caught:
+        read_predictions(path)
+    assert caught.value.faults[0].startswith("7:")
