@@ -1,0 +1,160 @@
+"""What every extractor is: images in, rows out, and a statement of what made them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mnerfeat.cache import Provenance
+from mnerfeat.extractors.device import Compute
+
+Prepared = Mapping[str, NDArray[Any]]
+"""One image, ready for the device: arrays by name. They cross from a worker to the run."""
+
+RECIPE: Final = 1
+"""Goes up when the same model and settings give other numbers than before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """The rows of a feature.
+
+    Attributes:
+        shape: Of one row, for example `(768,)`; `()` for a number.
+        dtype: As stored.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Prepare(Protocol):
+    """Turns one decoded image into arrays, in a worker process.
+
+    It can be pickled, holds no weights, and gives the same arrays for the same image always.
+    """
+
+    def __call__(self, image: Image.Image) -> Prepared:
+        """Arrays from an upright RGB image.
+
+        Raises:
+            UnreadableImageError: Where this extractor cannot use the image; the others may.
+        """
+        ...
+
+
+class Extractor(Protocol):
+    """A model that looks at images and fills one or more features.
+
+    Making one reads configuration files and hashes weights, which is quick; the weights
+    themselves are loaded by `load`, so that a run that finds nothing to do stays quick.
+    """
+
+    @property
+    def name(self) -> str:
+        """As in `--features`."""
+        ...
+
+    @property
+    def features(self) -> Mapping[str, FeatureSpec]:
+        """What it fills in the cache's table of images, by name."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Provenance]:
+        """What makes each feature, text features included."""
+        ...
+
+    @property
+    def prepare(self) -> Prepare:
+        """What worker processes do for it."""
+        ...
+
+    def default_size(self, compute: Compute) -> int:
+        """How many inputs of the model run on a device at once, where nothing else is asked."""
+        ...
+
+    def images_at_once(self, size: int) -> int:
+        """How many images to hand to `extract` so that inputs run `size` at once."""
+        ...
+
+    def load(self, compute: Compute) -> None:
+        """Load the weights.
+
+        Raises:
+            ModelError: Where they do not fit the model.
+        """
+        ...
+
+    def extract(self, batch: Sequence[Prepared], size: int) -> Mapping[str, NDArray[Any]]:
+        """Look at some images. A row depends on its image alone, never on the others.
+
+        Args:
+            batch: One or more, from `prepare`.
+            size: How many inputs of the model run on the device at once.
+
+        Returns:
+            For each of `features`, (images, …) float32.
+        """
+        ...
+
+
+@runtime_checkable
+class TextExtractor(Extractor, Protocol):
+    """An extractor that also looks at posts' texts."""
+
+    @property
+    def text_features(self) -> Mapping[str, FeatureSpec]:
+        """What it fills in the cache's table of texts, by name."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens of a text it reads, special ones included."""
+        ...
+
+    def extract_texts(
+        self, texts: Sequence[str], size: int
+    ) -> tuple[Mapping[str, NDArray[Any]], int]:
+        """Look at some texts.
+
+        Returns:
+            For each of `text_features`, (texts, …) float32; and how many of the texts were cut
+            because they are longer than `context_length`.
+        """
+        ...
+
+
+def usual_size(compute: Compute) -> int:
+    """How many images of about 224 × 224 pixels run at once on a device."""
+    return {"cuda": 128, "mps": 32}.get(compute.device.type, 16)
+
+
+def run_padded(
+    inputs: NDArray[Any], size: int, step: Callable[[NDArray[Any]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Run a model over inputs, always `size` of them at once, the last ones filled up by zeros.
+
+    Matrix products of another shape round otherwise. With one shape only, a row has the same
+    bits whichever images it shares its batch with, so a run that was interrupted ends in the
+    very cache of one that was not.
+
+    Args:
+        inputs: (n, …).
+        size: At least 1.
+        step: From (size, …) to (size, …).
+
+    Returns:
+        (n, …).
+    """
+    outputs = []
+    for start in range(0, len(inputs), size):
+        piece = inputs[start : start + size]
+        count = len(piece)
+        if count < size:
+            piece = np.concatenate([piece, np.zeros((size - count, *piece.shape[1:]), piece.dtype)])
+        outputs.append(step(piece)[:count])
+    return np.concatenate(outputs)

@@ -1,0 +1,105 @@
+"""What a run of extraction is asked to do."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mnerfeat.errors import ConfigError
+from mnerfeat.extractors.base import Extractor
+from mnerfeat.extractors.presets import EXTRACTORS, PRESETS, make_extractor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """What to extract, with what, and where to."""
+
+    images: Path = Path("images")
+    """The folder of images; folders in it are searched too."""
+
+    cache: Path = Path("features.h5")
+    """The cache that the features go into; made where it is not there yet."""
+
+    features: tuple[str, ...] = tuple(EXTRACTORS)
+    """What to extract: vit ([CLS] vectors), clip (embeddings of images and posts), quality."""
+
+    preset: str = "base"
+    """Models: base (the papers' backbones, downloaded) or tiny (inside the package, offline)."""
+
+    vit: str | None = None
+    """A vision transformer of transformers, by hub id or folder, in place of the preset's."""
+
+    clip: str | None = None
+    """A model of open_clip, as NAME:TAG, NAME:CHECKPOINT, hf-hub:ID or a folder."""
+
+    quality: str | None = None
+    """maniqa, maniqa-kadid, maniqa-pipal (:CHECKPOINT after it), piqe, or an image model of
+    transformers with one output. pyiqa (maniqa, piqe) is for non-commercial use only."""
+
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
+
+    numerics: Literal["fast", "strict"] = "fast"
+    """On CUDA: fast runs the models' bodies in float16, strict everything in float32 (TF32)."""
+
+    dtype: Literal["float16", "float32"] = "float16"
+    """In which vectors are stored; scores are always float32."""
+
+    batch_size: int | None = None
+    """Inputs of a model that run at once; by default what suits the device."""
+
+    workers: int | None = None
+    """Processes that decode images; 0 decodes in the main process. By default what suits the
+    machine."""
+
+    image_timeout: float = 120.0
+    """Seconds after which decoding one image is given up."""
+
+    replace: bool = False
+    """Make features anew that the cache holds from another model or other settings."""
+
+    dry_run: bool = False
+    """Say what there is to do, and do nothing."""
+
+    progress: bool | None = None
+    """Show progress bars; by default where standard error is a terminal."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("features", EXTRACTORS), ("preset", PRESETS)):
+            given = self.features if name == "features" else (self.preset,)
+            unknown = [value for value in given if value not in known]
+            if unknown or not given:
+                raise ConfigError(
+                    f"{name}: {', '.join(map(repr, unknown)) or 'nothing given'}; choose from: "
+                    f"{', '.join(known)}"
+                )
+        for name, least in (("batch_size", 1), ("workers", 0), ("image_timeout", 0.1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} is {value}; it must be at least {least}")
+        for name, choices in (
+            ("numerics", ("fast", "strict")),
+            ("dtype", ("float16", "float32")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name}: {getattr(self, name)!r}; choose from: {', '.join(choices)}"
+                )
+
+    def extractors(self) -> tuple[Extractor, ...]:
+        """The extractors asked for, their models found but not loaded.
+
+        Raises:
+            ModelError: Where a model is not there.
+        """
+        return tuple(
+            make_extractor(
+                name,
+                preset=self.preset,
+                model=getattr(self, name),
+                dtype=np.dtype(self.dtype),
+                numerics=self.numerics,
+            )
+            for name in dict.fromkeys(self.features)
+        )

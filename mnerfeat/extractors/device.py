@@ -1,0 +1,137 @@
+"""Where models run, and with which numbers."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnerfeat.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+Numerics = Literal["fast", "strict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """A device and the numbers used on it.
+
+    Attributes:
+        device: As torch names it.
+        half: Whether matrix products run in float16 (accumulated in float32).
+    """
+
+    device: "torch.device"
+    half: bool
+
+    def put(self, array: NDArray[Any]) -> "torch.Tensor":
+        """An array as a tensor on the device; on a GPU the copy overlaps with what runs there."""
+        import torch  # noqa: PLC0415
+
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Inference with this device's numbers: no gradients, float16 where `half`."""
+        import torch  # noqa: PLC0415
+
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.float16, enabled=self.half),
+        ):
+            yield
+
+
+def choose_compute(name: str, numerics: Numerics) -> Compute:
+    """The device that an option names, logged together with why.
+
+    Args:
+        name: `auto` (a GPU where there is one), or torch's name: `cpu`, `cuda`, `cuda:1`, `mps`.
+        numerics: `fast` runs bodies in float16 on CUDA; `strict` in float32 (TF32 on CUDA).
+
+    Raises:
+        ConfigError: Where there is no such device.
+    """
+    import torch  # noqa: PLC0415
+
+    device, why = _automatic() if name == "auto" else (_named(name), "as asked for")
+    half = numerics == "fast" and device.type == "cuda"
+    about = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    logger.info("device: %s (%s), %s", device, about, why)
+    return Compute(device=device, half=half)
+
+
+def _automatic() -> "tuple[torch.device, str]":
+    import torch  # noqa: PLC0415
+
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device()), "the first GPU"
+    if torch.backends.mps.is_available():
+        return torch.device("mps"), "Apple's GPU"
+    if Path("/proc/driver/nvidia/version").exists():
+        why = "was built without CUDA" if torch.version.cuda is None else "cannot use its driver"
+        logger.warning(
+            "this machine has an NVIDIA GPU, but torch %s %s, so the CPU is used",
+            torch.__version__,
+            why,
+        )
+    return torch.device("cpu"), "no GPU that torch can use"
+
+
+def _named(name: str) -> "torch.device":
+    import torch  # noqa: PLC0415
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        if torch.backends.mps.is_available():
+            found.append("mps")
+        raise ConfigError(
+            f"device: there is no {name!r} here ({str(error).splitlines()[0]}); "
+            f"choose from: auto, cpu{''.join(f', {other}' for other in found)}"
+        ) from error
+    if device.type == "meta":
+        raise ConfigError("device: 'meta' computes nothing; choose auto, cpu, cuda or mps")
+    return device
+
+
+@contextlib.contextmanager
+def matrix_precision(compute: Compute) -> Iterator[None]:
+    """Let float32 products use TF32 on CUDA; the settings are torch's own, so put them back."""
+    import torch  # noqa: PLC0415
+
+    if compute.device.type != "cuda":
+        yield
+        return
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, convolution.allow_tf32
+    matmul.allow_tf32 = convolution.allow_tf32 = True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, convolution.allow_tf32 = before
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had no memory left."""
+    import torch  # noqa: PLC0415
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "backend out of memory" in text
+    )

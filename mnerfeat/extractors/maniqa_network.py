@@ -1,0 +1,169 @@
+"""MANIQA as a module: pyiqa's parts and weights, run as far as they are needed.
+
+Yang et al. 2022, MANIQA: Multi-dimension Attention Network for No-Reference Image Quality
+Assessment (CVPR Workshops). It differs from calling pyiqa in ways that change no score by more
+than rounding: the ViT stops after block 9, because blocks 6 to 9 of its twelve are read; queries
+and keys of the transposed attention meet only as a product, so Wqᵀ Wk is made once; and the ViT's
+own pretrained weights are not downloaded, because the checkpoint holds all of them.
+"""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mnerfeat.errors import ModelError
+
+_SIDE = 28  # patches: 224 pixels in patches of 8
+_PATCHES = _SIDE * _SIDE
+_BLOCKS = (6, 7, 8, 9)
+_WIDTH = 768
+
+
+class ManiqaNetwork(nn.Module):
+    """From crops to the score and the weight of each of their patches.
+
+    The names of the parts are those of pyiqa's checkpoints.
+
+    Args:
+        scale: Of the residual branches of the Swin layers: 0.8 for the checkpoints trained on
+            KonIQ-10k and KADID-10k, 0.13 for the one trained on PIPAL.
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import timm  # noqa: PLC0415
+            from pyiqa.archs.maniqa_arch import TABlock  # noqa: PLC0415
+            from pyiqa.archs.maniqa_swin import SwinTransformer  # noqa: PLC0415
+
+        def swin(width: int) -> nn.Module:
+            made: nn.Module = SwinTransformer(
+                patches_resolution=(_SIDE, _SIDE),
+                depths=[2, 2],
+                num_heads=[4, 4],
+                embed_dim=width,
+                window_size=4,
+                dim_mlp=_WIDTH,
+                scale=scale,
+            )
+            return made
+
+        def head(last: nn.Module) -> nn.Sequential:
+            half = _WIDTH // 2
+            return nn.Sequential(
+                nn.Linear(half, half), nn.ReLU(), nn.Dropout(), nn.Linear(half, 1), last
+            )
+
+        self.vit = timm.create_model("vit_base_patch8_224", pretrained=False, weight_init="skip")
+        self.tablock1 = nn.ModuleList(TABlock(_PATCHES) for _ in range(2))
+        self.conv1 = nn.Conv2d(_WIDTH * len(_BLOCKS), _WIDTH, 1)
+        self.swintransformer1 = swin(_WIDTH)
+        self.tablock2 = nn.ModuleList(TABlock(_PATCHES) for _ in range(2))
+        self.conv2 = nn.Conv2d(_WIDTH, _WIDTH // 2, 1)
+        self.swintransformer2 = swin(_WIDTH // 2)
+        self.fc_score = head(nn.ReLU())
+        self.fc_weight = head(nn.Sigmoid())
+
+    def fold(self) -> None:
+        """Replace what only matters as a product, and drop what is never run."""
+        for blocks in (self.tablock1, self.tablock2):
+            for i, block in enumerate(blocks):
+                blocks[i] = FoldedAttention(block)
+        self.vit.blocks = self.vit.blocks[: _BLOCKS[-1] + 1]
+        self.vit.norm = self.vit.head = nn.Identity()
+
+    def forward(self, crops: Float[Tensor, "crops 3 224 224"]) -> Float[Tensor, "crops 2 784"]:
+        """Scores (at least 0, no upper bound) and weights (0 to 1) of patches.
+
+        Args:
+            crops: RGB in [-1, 1].
+        """
+        states = self.vit.forward_intermediates(
+            crops,
+            indices=list(_BLOCKS),
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        x = torch.cat(states, dim=2).transpose(1, 2)  # (crops, channels, patches)
+        for block in self.tablock1:
+            x = block(x)
+        x = self.swintransformer1(self.conv1(_grid(x))).flatten(2)
+        for block in self.tablock2:
+            x = block(x)
+        x = self.swintransformer2(self.conv2(_grid(x))).flatten(2)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float().transpose(1, 2)  # (crops, patches, channels)
+            return torch.stack([self.fc_score(x)[..., 0], self.fc_weight(x)[..., 0]], dim=1)
+
+
+def _grid(x: Float[Tensor, "crops channels patches"]) -> Float[Tensor, "crops channels 28 28"]:
+    return x.reshape(*x.shape[:2], _SIDE, _SIDE)
+
+
+class FoldedAttention(nn.Module):
+    """The transposed attention block with Wqᵀ Wk made once.
+
+    Terms of the product that are the same for all keys vanish in the softmax, so the query's
+    projection to keys and the bias of the query are all that is left.
+
+    Args:
+        block: pyiqa's `TABlock`.
+    """
+
+    key_from_query: Tensor
+    key_from_bias: Tensor
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        query, key = block.c_q, block.c_k
+        with torch.no_grad():
+            product = key.weight.double().T @ query.weight.double()
+            bias = key.weight.double().T @ query.bias.double()
+        self.register_buffer("key_from_query", product.float())
+        self.register_buffer("key_from_bias", bias.float())
+        self.value = block.c_v
+        self.scale = float(block.norm_fact)
+
+    def forward(
+        self, x: Float[Tensor, "crops channels patches"]
+    ) -> Float[Tensor, "crops channels patches"]:
+        """Attention between channels, added to `x`."""
+        query = functional.linear(x, self.key_from_query, self.key_from_bias)
+        attention = (query @ x.transpose(1, 2) * self.scale).softmax(dim=-1)
+        # The transpose before the reshape mixes channels and patches; the weights expect it so.
+        mixed: Tensor = (attention @ self.value(x)).transpose(1, 2).reshape(x.shape)
+        return x + mixed
+
+
+def load_maniqa(weights: Mapping[str, Tensor], path: Path, *, scale: float) -> ManiqaNetwork:
+    """The network with a checkpoint's weights, ready for inference.
+
+    Args:
+        weights: The checkpoint's state dictionary.
+        path: Where it came from, for messages.
+        scale: See `ManiqaNetwork`.
+
+    Raises:
+        ModelError: Where they are not MANIQA's.
+    """
+    network = ManiqaNetwork(scale)
+    try:
+        network.load_state_dict(dict(weights), strict=True)
+    except RuntimeError as error:
+        faults = [line.strip() for line in str(error).splitlines()[1:]]
+        raise ModelError(
+            f"quality: {path} does not hold the weights of MANIQA:",
+            faults=faults,
+            hint="use a checkpoint of pyiqa: ckpt_koniq10k.pt, ckpt_kadid10k.pt or "
+            "MANIQA_PIPAL-ae6d356b.pth",
+        ) from error
+    network.fold()
+    return network.eval().requires_grad_(requires_grad=False)

@@ -1,0 +1,122 @@
+"""Extraction: images and texts to rows of the cache. Nothing else writes features of images."""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from os import PathLike
+
+from mnerfeat.cache import OK, FeatureCache, stack_ids
+from mnerfeat.errors import ConfigError
+from mnerfeat.extractors.base import Extractor, TextExtractor
+from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extractors.engine import LocalEngine, progress_bar, usable_cores
+from mnerfeat.extractors.planning import (
+    ImagePlan,
+    TextPlan,
+    check_provenance,
+    plan_images,
+    plan_texts,
+)
+from mnerfeat.extractors.summary import ExtractSummary
+
+logger = logging.getLogger(__name__)
+
+
+def extract(
+    config: ExtractConfig,
+    *,
+    texts: Iterable[str] = (),
+    names: Iterable[str | PathLike[str]] | None = None,
+) -> ExtractSummary:
+    """Bring the cache up to date with a folder of images, and with texts of posts.
+
+    Only what is missing is done; images that could not be used before are tried again. It may
+    be interrupted at any moment and run again, and any number of processes may run it on the
+    same cache at once.
+
+    Args:
+        config: What to extract.
+        texts: Texts of posts, for their CLIP embeddings.
+        names: Images to look at, relative to the folder; by default all that are in it.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ConfigError: Where the folder is not there or holds no image, or there is no such device.
+        ModelError: Where a model is not there or cannot be loaded.
+        ProvenanceError: Where the cache holds a feature from another model and `replace` is not
+            set.
+        StorageError: Where the disk is full; what was finished is kept.
+        KeyboardInterrupt: After SIGINT, when what was finished has been sealed.
+        SystemExit: With 143, likewise after SIGTERM.
+    """
+    started = time.monotonic()
+    extractors = config.extractors()
+    cache = FeatureCache(config.cache, missing_ok=True)
+    if not config.replace:
+        check_provenance(cache, extractors)
+    plan = _plan_images(config, names, cache, extractors)
+    reader = next((e for e in extractors if isinstance(e, TextExtractor)), None)
+    text_plan = plan_texts(texts, cache, reader) if reader else TextPlan(texts=0, todo=())
+    if not plan.names and not text_plan.texts:
+        raise ConfigError(
+            f"there is no image in {config.images}"
+            + (f", only {len(plan.others):,} other files" if plan.others else ""),
+            hint="name the folder of images with --images DIR",
+        )
+    run = LocalEngine(config, extractors, plan, text_plan)
+    if not config.dry_run:
+        _warn_of_loss(cache, extractors, plan)
+        run.run(reader)
+    return ExtractSummary(
+        cache=config.cache,
+        features=tuple(extractor.name for extractor in extractors),
+        device=str(run.compute.device) if run.compute else None,
+        names=plan.names,
+        new=len(plan.jobs) - run.lost,
+        reused=plan.reused,
+        copies=plan.copies,
+        failed=tuple(run.failed),
+        others=len(plan.others),
+        closed=plan.closed,
+        texts=text_plan.texts,
+        new_texts=len(text_plan.todo),
+        cut_texts=run.cut_texts,
+        context_length=reader.context_length if reader else 0,
+        seconds=time.monotonic() - started,
+        dry_run=config.dry_run,
+    )
+
+
+def _plan_images(
+    config: ExtractConfig,
+    names: Iterable[str | PathLike[str]] | None,
+    cache: FeatureCache,
+    extractors: Sequence[Extractor],
+) -> ImagePlan:
+    with progress_bar(config, total=None, what="reading", unit=" files") as bar:
+        return plan_images(
+            config.images,
+            names,
+            cache,
+            extractors,
+            threads=min(16, 2 * usable_cores()),
+            progress=bar.update,
+        )
+
+
+def _warn_of_loss(cache: FeatureCache, extractors: Sequence[Extractor], plan: ImagePlan) -> None:
+    """Say how much of a feature that is replaced will not be made anew now."""
+    named = cache.images.find(stack_ids([job.id for job in plan.jobs]))
+    for extractor in extractors:
+        for name in extractor.features:
+            held = cache.images.features.get(name)
+            if held is None or held.provenance == extractor.provenance[name]:
+                continue
+            left = int((held.state == OK).sum() - (held.state[named[named >= 0]] == OK).sum())
+            logger.warning(
+                "replacing %s; %s rows of images that are not named now are dropped",
+                name,
+                f"{left:,}",
+            )

@@ -1,0 +1,230 @@
+"""Image models of `transformers`: the model's own image processor, split between two places.
+
+A worker resizes and crops, and sends the pixels as bytes; the device rescales and normalises
+them, with the processor's own method. That is a quarter of the traffic. Where a processor cannot
+be split without changing a bit of its result, it runs as a whole in the worker.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mnerfeat.errors import ModelError
+from mnerfeat.extractors.base import Prepared, run_padded
+from mnerfeat.extractors.device import Compute
+from mnerfeat.extractors.loading import ModelFiles, require
+
+if TYPE_CHECKING:
+    import torch
+
+PIXELS: Final = "pixels"
+_UNUSED_WEIGHTS = ("pooler.",)
+"""Parts that may be missing from a checkpoint: they are not looked at."""
+
+Output = Callable[[Any], "torch.Tensor"]
+"""From a model's output to (images, …)."""
+
+
+class ProcessorPrepare:
+    """An image through the model's own processor.
+
+    Args:
+        processor: Of `transformers`.
+        split: Leave rescaling and normalising to the device.
+    """
+
+    def __init__(self, processor: Any, *, split: bool) -> None:
+        self._processor = processor
+        self._split = split
+
+    def __call__(self, image: Image.Image) -> Prepared:
+        """`pixels`: (3, height, width), uint8 where split, float32 otherwise."""
+        later = {"do_rescale": False, "do_normalize": False} if self._split else {}
+        pixels = self._processor(image, return_tensors="np", **later)["pixel_values"][0]
+        return {PIXELS: np.asarray(pixels)}
+
+
+class VisionModel:
+    """A model of `transformers` and its processor, from files that are here.
+
+    Args:
+        files: Of the model.
+        auto: The name of the `transformers` class that loads it.
+        option: The option that named it, for messages.
+    """
+
+    def __init__(self, files: ModelFiles, *, auto: str, option: str) -> None:
+        for module, package in (("transformers", "transformers"), ("torchvision", "torchvision")):
+            require(module, package, "extract", option=option)
+        self._files = files
+        self._auto = auto
+        self._option = option
+        self._processor: Any = None
+        self._split = False
+        self._model: Any = None
+        self._compute: Compute | None = None
+
+    @property
+    def prepare(self) -> ProcessorPrepare:
+        """What worker processes do."""
+        self._load_processor()
+        return ProcessorPrepare(self._processor, split=self._split)
+
+    def load(self, compute: Compute) -> Any:
+        """Load the weights.
+
+        Returns:
+            The model.
+
+        Raises:
+            ModelError: Where they do not fit the model, or code of its own would have to run.
+        """
+        import transformers  # noqa: PLC0415
+
+        self._load_processor()
+        safe = self._files.weights[0].suffix == ".safetensors"
+        try:
+            with _quiet():
+                model, told = getattr(transformers, self._auto).from_pretrained(
+                    self._files.folder,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=safe,
+                    dtype="float32",
+                    output_loading_info=True,
+                )
+        except Exception as error:  # transformers raises nearly anything on a folder that is odd
+            raise self._unusable(error) from error
+        lost = [
+            *sorted(name for name in told["missing_keys"] if not name.startswith(_UNUSED_WEIGHTS)),
+            *sorted(str(entry[0]) for entry in told["mismatched_keys"]),
+        ]
+        if lost:
+            raise ModelError(
+                f"{self._option}: {self._files.folder} lacks weights of a "
+                f"{type(model).__name__}, so its numbers would be random:",
+                faults=lost,
+                hint="name a model of the right kind, or download it again",
+            )
+        self._compute = compute
+        self._model = model.to(compute.device).eval()
+        return model
+
+    def run(self, batch: Sequence[Prepared], size: int, output: Output) -> NDArray[np.float32]:
+        """The model's output for some images.
+
+        Args:
+            batch: From `prepare`.
+            size: How many images run at once.
+            output: From the model's output to (images, …).
+
+        Returns:
+            (images, …) float32.
+        """
+        shapes = {image[PIXELS].shape for image in batch}
+        if len(shapes) > 1:
+            raise ModelError(
+                f"{self._option}: the processor of {self._files.name} makes images of different "
+                f"sizes ({', '.join(map(str, sorted(shapes)))}), which cannot be put in one batch"
+            )
+        compute = self._compute
+        assert compute is not None, "load comes first"
+
+        def step(pixels: NDArray[Any]) -> NDArray[np.float32]:
+            with compute.running():
+                images = compute.put(pixels)
+                if self._split:
+                    images = self._normalise(images)
+                result = output(self._model(pixel_values=images))
+            host: NDArray[np.float32] = result.float().cpu().numpy()
+            return host
+
+        return run_padded(np.stack([image[PIXELS] for image in batch]), size, step)
+
+    def _load_processor(self) -> None:
+        if self._processor is not None:
+            return
+        from transformers import AutoImageProcessor  # noqa: PLC0415
+
+        try:
+            with _quiet():
+                self._processor = AutoImageProcessor.from_pretrained(
+                    self._files.folder, local_files_only=True, trust_remote_code=False
+                )
+        except Exception as error:
+            raise self._unusable(error) from error
+        self._split = self._can_be_split()
+
+    def _can_be_split(self) -> bool:
+        """Whether resizing first and normalising later is the same, bit for bit."""
+        if not hasattr(self._processor, "rescale_and_normalize"):
+            return False
+        noise = np.random.default_rng(0).integers(0, 256, (61, 97, 3), np.uint8)
+        image = Image.fromarray(noise)
+        whole = ProcessorPrepare(self._processor, split=False)(image)[PIXELS]
+        first = ProcessorPrepare(self._processor, split=True)(image)[PIXELS]
+        if first.dtype != np.uint8:
+            return False
+        import torch  # noqa: PLC0415
+
+        later = self._normalise(torch.from_numpy(first.copy())[None])[0].numpy()
+        return np.array_equal(later, whole)
+
+    def _normalise(self, images: "torch.Tensor") -> "torch.Tensor":
+        processor = self._processor
+        normalised: torch.Tensor = processor.rescale_and_normalize(
+            images,
+            processor.do_rescale,
+            processor.rescale_factor,
+            processor.do_normalize,
+            _hashable(processor.image_mean),
+            _hashable(processor.image_std),
+        )
+        return normalised
+
+    def _unusable(self, error: Exception) -> ModelError:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return ModelError(
+            f"{self._option}: {self._files.folder} cannot be loaded as a model of transformers: "
+            f"{lines[0]}",
+            hint="name another model; one that brings code of its own is not run",
+        )
+
+
+def _hashable(values: Any) -> Any:
+    return tuple(values) if isinstance(values, list) else values
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and reports that transformers writes while it loads."""
+    from transformers.utils import logging as reports  # noqa: PLC0415
+
+    bar, level = reports.is_progress_bar_enabled(), reports.get_verbosity()
+    reports.disable_progress_bar()
+    reports.set_verbosity_error()
+    try:
+        yield
+    finally:
+        reports.set_verbosity(level)
+        if bar:
+            reports.enable_progress_bar()
+
+
+def positive_int(config: Mapping[str, Any], key: str, *, option: str) -> int:
+    """An entry of a model's configuration.
+
+    Raises:
+        ModelError: Where it is not there.
+    """
+    value = config.get(key)
+    if not isinstance(value, int) or value < 1:
+        raise ModelError(
+            f"{option}: its configuration has no {key}",
+            hint="name a model of transformers of the ViT kind (ViT, DeiT, BEiT, DINOv2, …)",
+        )
+    return value
