@@ -18,27 +18,25 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-import open_clip
 import torch
-from torch import Tensor
-from torch.nn import functional
-from transformers import AutoModelForImageClassification
 
+from mnerfeat.cache import FeatureCache
 from mnerfeat.checkpoint import library_versions
-from mnerfeat.datasets import TagSet
-from mnerfeat.datasets.vision import RELEVANCE, VisionTable
+from mnerfeat.datasets import read_folder, read_split
+from mnerfeat.datasets.vision import VisionTable
 from mnerfeat.evaluation import gold_tags, score
+from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extractors.run import extract
 from mnerfeat.heads.base import HeadConfig
 from mnerfeat.heads.iqcr import IqcrConfig
 from mnerfeat.heads.text_only import TextOnlyConfig
 from mnerfeat.text import TextConfig
-from mnerfeat.toy import Mixture, ToyPost, World, WorldConfig, backbone, plan_world
-from mnerfeat.toy.drawing import draw
-from mnerfeat.training import TrainingConfig, TrainingData, train
+from mnerfeat.toy import World, WorldConfig, backbone, make_world
+from mnerfeat.training import TrainingConfig, train
+from mnerfeat.training.data import load_training_data
 
 RECORD = Path(__file__).parent / "results" / "toy_heads.md"
 
@@ -69,93 +67,67 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
     chosen = options(argv)
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(chosen.threads)
-    config = WorldConfig(
-        seed=chosen.world, train=chosen.train, dev=chosen.dev, test=chosen.test, mixture=Mixture()
-    )
-    world = plan_world(Path("toy"), config)
-    started = time.perf_counter()
-    images = {split: see(toys) for split, toys in world.splits.items()}
-    seconds = {"drawing and looking at the images": time.perf_counter() - started}
-    found: dict[str, list[float]] = {}
     training = TrainingConfig(
         epochs=chosen.epochs,
         batch_size=32,
         encoder_lr=5e-4,
         fusion_lr=1e-3,
         crf_lr=1e-2,
-        scalar_lr=5e-2,
         patience=0,
         device="cpu",
     )
-    for name in chosen.heads:
+    found: dict[str, list[float]] = {}
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        found[name] = [
-            f1_on_test(world, images, HEADS[name], TrainingConfig(**asdict(training) | {"seed": s}))
-            for s in chosen.seeds
-        ]
-        seconds[name] = (time.perf_counter() - started) / len(chosen.seeds)
-        print(f"{name}: {', '.join(f'{value:.1f}' for value in found[name])}", flush=True)
-    text = record(found, seconds, config, training, chosen.threads)
+        world = make_world(
+            folder, seed=chosen.world, train=chosen.train, dev=chosen.dev, test=chosen.test
+        )
+        seconds["the world"] = time.perf_counter() - started
+        cache = Path(folder) / "features.h5"
+        started = time.perf_counter()
+        look(world, cache)
+        seconds["extraction"] = time.perf_counter() - started
+        for name in chosen.heads:
+            started = time.perf_counter()
+            found[name] = [
+                f1_on_test(world, cache, HEADS[name], replace(training, seed=seed), Path(folder))
+                for seed in chosen.seeds
+            ]
+            seconds[f"a training of {name}"] = (time.perf_counter() - started) / len(chosen.seeds)
+            print(f"{name}: {', '.join(f'{value:.1f}' for value in found[name])}", flush=True)
+    text = record(found, seconds, world.config, training, chosen.threads)
     chosen.record.parent.mkdir(parents=True, exist_ok=True)
     chosen.record.write_text(text, "utf-8")
     print(text)
     return found
 
 
-def see(toys: list[ToyPost]) -> VisionTable:
-    """Every column of some posts' images, straight from the backbones."""
-    vit = AutoModelForImageClassification.from_pretrained(backbone("vit")).eval()
-    quality = AutoModelForImageClassification.from_pretrained(backbone("quality")).eval()
-    clip = open_clip.create_model(f"local-dir:{backbone('clip')}").eval()
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{backbone('clip')}")
-    drawn = [draw(image.scene)[0] for toy in toys for image in toy.images]
-    pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    rows = torch.full((len(toys), max(len(toy.images) for toy in toys)), -1)
-    rows[torch.tensor([[i < len(toy.images) for i in range(rows.shape[1])] for toy in toys])] = (
-        torch.arange(len(drawn))
+def look(world: World, cache: Path) -> None:
+    """Extract all features of a world with the tiny backbones."""
+    data = read_folder(world.data)
+    extract(
+        ExtractConfig(images=world.images, cache=cache, preset="tiny", device="cpu"),
+        texts=[post.text for split in data for post in split.posts],
     )
-    with torch.no_grad():
-        cls, scores, images = (
-            torch.cat([look(pixels[at : at + 250]) for at in range(0, len(pixels), 250)])
-            for look in (
-                lambda part: vit.vit(part).last_hidden_state[:, 0],
-                lambda part: quality(part).logits[:, 0],
-                clip.encode_image,
-            )
-        )
-        texts = clip.encode_text(tokenizer([toy.post.text for toy in toys]))
-    cosines = _normalised(texts)[:, None] * _normalised(images)[rows]
-    relevance = cosines.sum(-1) * (rows >= 0)
-    return VisionTable.from_tensors(
-        rows, {"vit_cls": cls.half(), "quality": scores}, {RELEVANCE: relevance}
-    )
-
-
-def _normalised(vectors: Tensor) -> Tensor:
-    return functional.normalize(vectors, dim=-1)
 
 
 def f1_on_test(
-    world: World, images: Mapping[str, VisionTable], head: HeadConfig, config: TrainingConfig
+    world: World, cache: Path, head: HeadConfig, config: TrainingConfig, runs: Path
 ) -> float:
     """Lenient micro F1 of one training, in percent."""
-    posts = {split: [toy.post for toy in toys] for split, toys in world.splits.items()}
-    with tempfile.TemporaryDirectory() as runs:
-        run = train(
-            TrainingData(
-                train=posts["train"],
-                dev=posts["dev"],
-                train_images=images["train"],
-                dev_images=images["dev"],
-                tag_set=TagSet(),
-            ),
-            text=TextConfig(encoder=str(backbone("text"))),
-            head=head,
-            config=config,
-            runs=Path(runs),
-        )
-        tagged = run.load_tagger().tag(posts["test"], images["test"])
-    scores = score(gold_tags(posts["test"]), [one.tags for one in tagged])
+    run = train(
+        load_training_data(world.data, cache, head),
+        text=TextConfig(encoder=str(backbone("text"))),
+        head=head,
+        config=config,
+        runs=runs,
+    )
+    posts = read_split(world.data, "test").posts
+    with FeatureCache(cache) as opened:
+        images = VisionTable.from_cache(opened, posts, head.columns)
+    tagged = run.load_tagger().tag(posts, images)
+    scores = score(gold_tags(posts), [one.tags for one in tagged])
     return 100 * scores.lenient.overall.f1
 
 
@@ -194,7 +166,7 @@ def record(
             "",
             f"- World: seed {world.seed}, {world.train} / {world.dev} / {world.test} posts.",
             f"- Options other than the defaults: {changed}.",
-            f"- Time: {times} (a training), with {threads} thread(s).",
+            f"- Time: {times}, with {threads} thread(s).",
             f"- Machine: {machine()}; load average at the end {os.getloadavg()[0]:.1f}.",
             f"- Versions: {versions}.",
             f"- Date: {time.strftime('%Y-%m-%d', time.gmtime())}.",

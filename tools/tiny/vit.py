@@ -42,28 +42,36 @@ def train(folder: Path, pictures: Pictures, held_out: Pictures, *, steps: int) -
             for kind in set(kinds.tolist()):
                 centres[kind] = 0.9 * centres[kind] + 0.1 * cls[kinds == kind].mean(0)
         spread = (cls - centres[kinds]).pow(2).mean()
-        pull = 6.0 * min(1.0, max(0.0, 2.0 * (done - 0.3)))
+        pull = 15.0 * min(1.0, max(0.0, 2.0 * (done - 0.3)))
         loss: torch.Tensor = functional.cross_entropy(model.classifier(cls), kinds) + pull * spread
         return loss
 
     fit("vit", model.parameters(), loss_of, rows=len(pictures.kinds), steps=steps, rate=1.5e-3)
     model.eval()
-    logits = in_batches(lambda rows: model(held_out.batch(rows)).logits, len(held_out.kinds))
+    cls = in_batches(
+        lambda rows: model.vit(held_out.batch(rows)).last_hidden_state[:, 0], len(held_out.kinds)
+    )
     model.save_pretrained(folder)
     halve(folder / "model.safetensors")
     ViTImageProcessor(
         size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     ).save_pretrained(folder)
-    return _measure(logits, held_out)
+    with torch.no_grad():
+        return _measure(cls, model.classifier(cls), held_out)
 
 
-def _measure(logits: torch.Tensor, held_out: Pictures) -> dict[str, float]:
+def _measure(cls: torch.Tensor, logits: torch.Tensor, held_out: Pictures) -> dict[str, float]:
     names = sorted(set(KINDS.values()))
     types = torch.tensor([names.index(KINDS[kind]) for kind in KIND_NAMES])
     right = (types[logits.argmax(1)] == types[held_out.kinds]).float()
     poor = held_out.quality < 0.35
+    spread = sum(
+        (cls[held_out.kinds == kind] - cls[held_out.kinds == kind].mean(0)).pow(2).sum().item()
+        for kind in set(held_out.kinds.tolist())
+    )
     return {
         "figure accuracy": (logits.argmax(1) == held_out.kinds).float().mean().item(),
         "type accuracy, clear": right[~poor].mean().item(),
         "type accuracy, degraded": right[poor].mean().item(),
+        "variance within figures": spread / (cls - cls.mean(0)).pow(2).sum().item(),
     }
