@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnerfeat import __version__
-from mnerfeat.cache.layout import Array, Attributes
+from mnerfeat.cache.hdf5_writing import Attributes
+from mnerfeat.cache.layout import Array
 from mnerfeat.cache.schema import FORMAT, FORMAT_VERSION, Bytes, Provenance, name_hash, prefixes
 
 

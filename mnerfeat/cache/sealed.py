@@ -1,20 +1,24 @@
 """One sealed file, checked and mapped.
 
-HDF5 reads the metadata once, at opening; everything after that is a bounds-checked view of a
-memory map, so a reader holds no HDF5 handle and no lock.
+The metadata is read once, at opening, and without libhdf5, which damaged metadata can crash.
+Everything after that is a bounds-checked view of a memory map: no handle, no lock.
 """
 
+import contextlib
 import json
+import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from mnerfeat.cache.hdf5 import Dataset, Group, read_root
+from mnerfeat.cache.hdf5_blocks import Blocks, UnfitError
+from mnerfeat.cache.mapping import map_file
 from mnerfeat.cache.schema import (
     FEATURE_DTYPES,
     FORMAT,
@@ -27,8 +31,8 @@ from mnerfeat.cache.schema import (
 )
 from mnerfeat.errors import CacheError, CacheFormatError
 
-_ATTRIBUTE_LIMIT = 1 << 20  # bytes; a longer one is not ours
 _DIMENSIONS_LIMIT = 8
+_LENGTH_LIMIT = 1 << 48  # of one dimension; far beyond it, products no longer fit numpy
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ class SealedFile:
 
     Attributes:
         path: Where it was found.
+        inode: Device, number, size and time of change, by which a later look at `path` can tell
+            whether the same file is there.
         uuid: Its own name, unlike any other file's.
         sequence: When it was written, nanoseconds since 1970; orders parts.
         created_by: The program and version that wrote it.
@@ -130,6 +136,7 @@ class SealedFile:
     """
 
     path: Path
+    inode: tuple[int, ...]
     uuid: str
     sequence: int
     created_by: str
@@ -144,83 +151,103 @@ def open_sealed(path: Path) -> SealedFile:
     Raises:
         FileNotFoundError: Where there is none (a part may be absorbed at any time).
         CacheFormatError: Where it is not a sealed file, is damaged, or is of another version.
+        CacheError: Where it may not be read.
     """
+    data, inode = map_file(path)
+    with refusing(path):
+        return _Reader(data).file(path, inode)
+
+
+def read_version(path: Path) -> int:
+    """The format version of a cache's file, whatever it is.
+
+    Raises:
+        FileNotFoundError: Where there is none.
+        CacheFormatError: Where it is not a file of a cache.
+    """
+    data, _ = map_file(path)
+    with refusing(path):
+        return _Reader(data).version()
+
+
+@contextlib.contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Say of which file something is unfit.
+
+    Raises:
+        CacheFormatError: In place of everything that a damaged file can bring about.
+    """
+    hint = (
+        f"check that it is a cache (`mnerfeat cache verify {path}`); `mnerfeat cache repair "
+        f"{path}` keeps what is sound of a damaged one"
+    )
     try:
-        with path.open("rb") as raw:
-            # Reading through the one descriptor keeps metadata and map of the same file,
-            # whatever happens to the name in between; no lock is taken.
-            mapped = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
-            with h5py.File(raw, "r") as file:
-                return _Reader(mapped).file(path, file)
-    except FileNotFoundError:
-        raise
-    except _UnfitError as fault:
+        yield
+    except UnfitError as fault:
         raise CacheFormatError(
-            f"{path} cannot be read as a feature cache: {fault}", hint=fault.hint or _hint(path)
+            f"{path} cannot be read as a feature cache: {fault}", hint=fault.hint or hint
         ) from None
-    except CacheError:
-        raise
-    # A damaged file makes HDF5 raise whatever it likes.
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError) as error:
+    # JSON and texts: too deep, too long, not UTF-8.
+    except (ValueError, RecursionError, CacheError) as error:
         raise CacheFormatError(
-            f"{path} cannot be read as a feature cache: {error}", hint=_hint(path)
+            f"{path} cannot be read as a feature cache: {error}", hint=hint
         ) from error
 
 
-def _hint(path: Path) -> str:
-    return (
-        f"check that it is a cache (`mnerfeat cache verify {path}`); a damaged one can be moved "
-        "away and made again by `mnerfeat extract`"
-    )
-
-
-class _UnfitError(Exception):
-    """Something in the file that must not be there."""
-
-    def __init__(self, what: str, hint: str | None = None) -> None:
-        super().__init__(what)
-        self.hint = hint
-
-
 class _Reader:
-    """Turns HDF5 objects into views of the map, trusting nothing it reads."""
+    """Turns the datasets of a file into views of its map, trusting nothing it reads."""
 
-    def __init__(self, mapped: mmap.mmap) -> None:
-        self._map = mapped
+    def __init__(self, data: mmap.mmap | bytes) -> None:
+        self._data = data
+        self._blocks = Blocks(data)
+        self._root = read_root(self._blocks)
 
-    def file(self, path: Path, file: h5py.File) -> SealedFile:
-        if self._text(file, "format") != FORMAT:
-            raise _UnfitError(f"its attribute `format` is not {FORMAT!r}")
-        version = self._number(file, "format_version")
+    def version(self) -> int:
+        if self._root.attribute("format") != FORMAT:
+            raise UnfitError(f"its attribute `format` is not {FORMAT!r}")
+        version = self._number(self._root, "format_version")
+        self._blocks.verify()
+        return version
+
+    def file(self, path: Path, inode: tuple[int, ...]) -> SealedFile:
+        version = self.version()
         if version != FORMAT_VERSION:
-            raise _UnfitError(
+            raise UnfitError(
                 f"it has format version {version}, this program reads {FORMAT_VERSION}",
-                "install the mnerfeat that wrote it, or a newer one",
+                f"`mnerfeat cache migrate {path}` rewrites it"
+                if version < FORMAT_VERSION
+                else "install the mnerfeat that wrote it, or a newer one",
             )
-        absorbed = self._array(file, "absorbed", ("|u1",), 1)
-        return SealedFile(
+        root = self._root
+        absorbed = self._array(root, "absorbed", ("|u1",), 1)
+        file = SealedFile(
             path=path,
-            uuid=self._text(file, "uuid"),
-            sequence=self._number(file, "sequence"),
-            created_by=self._text(file, "created_by"),
-            created_at=self._text(file, "created_at"),
-            absorbed=frozenset(absorbed.tobytes().decode().split()),
+            inode=inode,
+            uuid=self._text(root, "uuid"),
+            sequence=self._number(root, "sequence"),
+            created_by=self._text(root, "created_by"),
+            created_at=self._text(root, "created_at"),
+            absorbed=frozenset(absorbed.tobytes().decode().split("\n")) - {""},
             tables={
-                name: self._table(self._group(file, name), name)
+                name: self._table(self._group(root, name), name)
                 for name in TABLES
-                if self._kind(file, name)
+                if name in root.members
             },
         )
+        self._blocks.verify()
+        return file
 
-    def _table(self, group: h5py.Group, name: str) -> SealedTable:
+    def _table(self, group: Group, name: str) -> SealedTable:
         ids = self._array(group, "id", ("|u1",), 2)
         n_rows = len(ids)
         self._expect(group, "id", ids.shape, (n_rows, ID_BYTES))
         prefix = self._array(group, "prefix", ("<u8",), 1, n_rows)
         features = {}
-        for member in group:
-            if member not in RESERVED and self._kind(group, member) is h5py.Group:
-                features[member] = self._feature(self._group(group, member), n_rows)
+        for member in group.members:
+            if member not in RESERVED:
+                opened = group.open(member)
+                if isinstance(opened, Group):
+                    features[member] = self._feature(opened, n_rows)
         pair = name == "pairs"
         return SealedTable(
             id=ids,
@@ -232,15 +259,14 @@ class _Reader:
             image=self._shaped(group, "image", "|u1", (n_rows, ID_BYTES)) if pair else None,
         )
 
-    def _feature(self, group: h5py.Group, n_rows: int) -> SealedFeature:
+    def _feature(self, group: Group, n_rows: int) -> SealedFeature:
         codes = tuple(dtype.str for dtype in FEATURE_DTYPES)
-        data = self._array(group, "data", codes, None, n_rows)
         reason = self._group(group, "reason")
         rows = self._array(reason, "row", ("<u4",), 1)
         if len(rows) and int(rows.max()) >= n_rows:
-            raise _UnfitError(f"{group.name}/reason names rows that are not there")
+            raise UnfitError(f"{group.name}/reason names rows that are not there")
         return SealedFeature(
-            data=data,
+            data=self._array(group, "data", codes, None, n_rows),
             state=self._array(group, "state", ("|u1",), 1, n_rows),
             crc32=self._array(group, "crc32", ("<u4",), 1, n_rows),
             provenance=self._provenance(group),
@@ -249,16 +275,19 @@ class _Reader:
             reason_text=self._texts(reason, len(rows)),
         )
 
-    def _provenance(self, group: h5py.Group) -> Provenance:
-        facts = json.loads(self._text(group, "provenance"))
+    def _provenance(self, group: Group) -> Provenance:
+        text = self._text(group, "provenance")
+        facts = json.loads(text)
         if not isinstance(facts, dict):
-            raise _UnfitError(f"the provenance of {group.name} is not a JSON object")
+            raise UnfitError(f"the provenance of {group.name} is not a JSON object")
         provenance = Provenance(facts)
+        if provenance.json != text:
+            raise UnfitError(f"the provenance of {group.name} is not canonical JSON")
         if provenance.digest != self._text(group, "provenance_sha256"):
-            raise _UnfitError(f"the provenance of {group.name} does not match its own hash")
+            raise UnfitError(f"the provenance of {group.name} does not match its own hash")
         return provenance
 
-    def _names(self, group: h5py.Group) -> SealedNames:
+    def _names(self, group: Group) -> SealedNames:
         hashes = self._array(group, "hash", ("<u8",), 1)
         return SealedNames(
             hash=hashes,
@@ -266,98 +295,71 @@ class _Reader:
             text=self._texts(group, len(hashes)),
         )
 
-    def _texts(self, group: h5py.Group, count: int) -> TextColumn:
-        # Offsets are checked where they are used: slicing is bounded by the array's own length.
+    def _texts(self, group: Group, count: int) -> TextColumn:
         return TextColumn(
             data=self._array(group, "bytes", ("|u1",), 1),
             offset=self._array(group, "offset", ("<u8",), 1, count + 1),
         )
 
-    def _shaped(
-        self, group: h5py.Group, name: str, code: str, shape: tuple[int, ...]
-    ) -> NDArray[Any]:
+    def _shaped(self, group: Group, name: str, code: str, shape: tuple[int, ...]) -> NDArray[Any]:
         array = self._array(group, name, (code,), len(shape))
         self._expect(group, name, array.shape, shape)
         return array
 
     def _expect(
-        self, group: h5py.Group, name: str, got: tuple[int, ...], wanted: tuple[int, ...]
+        self, group: Group, name: str, got: tuple[int, ...], wanted: tuple[int, ...]
     ) -> None:
         if got != wanted:
-            raise _UnfitError(f"{group.name}/{name} has shape {got}, not {wanted}")
+            raise UnfitError(f"{group.where(name)} has shape {got}, not {wanted}")
 
     def _array(
         self,
-        group: h5py.Group,
+        group: Group,
         name: str,
         codes: tuple[str, ...],
         n_dimensions: int | None,
         n_rows: int | None = None,
     ) -> NDArray[Any]:
-        """A dataset as a view of the map: contiguous, plain numbers, inside the file."""
-        where = f"{group.name.rstrip('/')}/{name}"
-        if self._kind(group, name) is not h5py.Dataset:
-            raise _UnfitError(f"{where} is missing")
-        dataset = group[name]
-        kind = dataset.id.get_type()
-        if kind.get_class() not in {h5py.h5t.INTEGER, h5py.h5t.FLOAT} or kind.get_size() > 8:
-            raise _UnfitError(f"{where} does not hold plain numbers")
-        if dataset.dtype.str not in codes:
-            raise _UnfitError(f"{where} has type {dataset.dtype.str}, not {' or '.join(codes)}")
-        creation = dataset.id.get_create_plist()
-        if (
-            creation.get_layout() != h5py.h5d.CONTIGUOUS
-            or creation.get_external_count()
-            or creation.get_nfilters()
-            or dataset.shape is None
-        ):
-            raise _UnfitError(f"{where} is not stored as one plain block")
+        """A dataset as a view of the map: one block of plain numbers inside the file."""
+        where = group.where(name)
+        dataset = group.open(name)
+        if not isinstance(dataset, Dataset):
+            raise UnfitError(f"{where} is missing")
+        if not dataset.plain or dataset.shape is None:
+            raise UnfitError(f"{where} is not stored as one plain block")
+        if dataset.dtype is None or dataset.dtype.str not in codes:
+            got = "something else" if dataset.dtype is None else dataset.dtype.str
+            raise UnfitError(f"{where} holds {got}, not {' or '.join(codes)}")
         shape = dataset.shape
         if not 1 <= len(shape) <= _DIMENSIONS_LIMIT or n_dimensions not in {None, len(shape)}:
-            raise _UnfitError(f"{where} has {len(shape)} dimensions")
+            raise UnfitError(f"{where} has {len(shape)} dimensions")
         if n_rows is not None and shape[0] != n_rows:
-            raise _UnfitError(f"{where} has {shape[0]} rows, not {n_rows}")
-        count = 1
-        for length in shape:
-            count *= int(length)
+            raise UnfitError(f"{where} has {shape[0]} rows, not {n_rows}")
+        if max(shape) > _LENGTH_LIMIT:
+            raise UnfitError(f"{where} has shape {shape}")
+        count = math.prod(shape)
         if count == 0:
             return np.zeros(shape, dataset.dtype)
-        offset = dataset.id.get_offset()
-        if offset is None or offset + count * dataset.dtype.itemsize > len(self._map):
-            raise _UnfitError(f"{where} lies outside the file: it is truncated")
-        return np.frombuffer(self._map, dataset.dtype, count, offset).reshape(shape)
+        end = (dataset.address or 0) + count * dataset.dtype.itemsize
+        if not dataset.address or end > len(self._data):
+            raise UnfitError(f"{where} lies outside the file: it is truncated")
+        array = np.frombuffer(self._data, dataset.dtype, count, dataset.address)
+        return array.reshape(shape)
 
-    def _group(self, group: h5py.Group, name: str) -> h5py.Group:
-        if self._kind(group, name) is not h5py.Group:
-            raise _UnfitError(f"{group.name.rstrip('/')}/{name} is missing")
-        return group[name]
+    def _group(self, group: Group, name: str) -> Group:
+        opened = group.open(name)
+        if not isinstance(opened, Group):
+            raise UnfitError(f"{group.where(name)} is missing")
+        return opened
 
-    def _kind(self, group: h5py.Group, name: str) -> type | None:
-        """The kind of an object that lies in this very file; None where there is none."""
-        link = group.get(name, getlink=True)
-        if link is None:
-            return None
-        if not isinstance(link, h5py.HardLink):
-            raise _UnfitError(
-                f"{group.name.rstrip('/')}/{name} points elsewhere, which no cache does"
-            )
-        kind: type = group.get(name, getclass=True)
-        return kind
+    def _text(self, owner: Group, name: str) -> str:
+        value = owner.attribute(name)
+        if not isinstance(value, str):
+            raise UnfitError(f"the attribute `{name}` of {owner.name} is not a text")
+        return value
 
-    def _text(self, owner: h5py.Group, name: str) -> str:
-        value = self._attribute(owner, name, h5py.h5t.STRING, "text")
-        return value.decode() if isinstance(value, bytes) else str(value)
-
-    def _number(self, owner: h5py.Group, name: str) -> int:
-        return int(self._attribute(owner, name, h5py.h5t.INTEGER, "a whole number"))
-
-    def _attribute(self, owner: h5py.Group, name: str, kind: int, described: str) -> Any:
-        where = f"the attribute `{name}` of {owner.name}"
-        if name not in owner.attrs:
-            raise _UnfitError(f"{where} is missing")
-        attribute = owner.attrs.get_id(name)
-        if attribute.shape != () or attribute.get_storage_size() > _ATTRIBUTE_LIMIT:
-            raise _UnfitError(f"{where} is not a plain value")
-        if attribute.get_type().get_class() != kind:
-            raise _UnfitError(f"{where} is not {described}")
-        return owner.attrs[name]
+    def _number(self, owner: Group, name: str) -> int:
+        value = owner.attribute(name)
+        if not isinstance(value, int):
+            raise UnfitError(f"the attribute `{name}` of {owner.name} is not a whole number")
+        return value
