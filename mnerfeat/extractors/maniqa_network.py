@@ -22,7 +22,7 @@ from mnerfeat.errors import ModelError
 _SIDE = 28  # patches: 224 pixels in patches of 8
 _PATCHES = _SIDE * _SIDE
 _BLOCKS = (6, 7, 8, 9)
-_WIDTH = 768
+_MLP_WIDTH = 768  # of the Swin layers
 
 
 class ManiqaNetwork(nn.Module):
@@ -31,15 +31,15 @@ class ManiqaNetwork(nn.Module):
     The names of the parts are those of pyiqa's checkpoints.
 
     Args:
+        vit: Of timm, with 28 × 28 patches and at least ten blocks.
         scale: Of the residual branches of the Swin layers: 0.8 for the checkpoints trained on
             KonIQ-10k and KADID-10k, 0.13 for the one trained on PIPAL.
     """
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, vit: Any, scale: float) -> None:
         super().__init__()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import timm  # noqa: PLC0415
             from pyiqa.archs.maniqa_arch import TABlock  # noqa: PLC0415
             from pyiqa.archs.maniqa_swin import SwinTransformer  # noqa: PLC0415
 
@@ -50,24 +50,24 @@ class ManiqaNetwork(nn.Module):
                 num_heads=[4, 4],
                 embed_dim=width,
                 window_size=4,
-                dim_mlp=_WIDTH,
+                dim_mlp=_MLP_WIDTH,
                 scale=scale,
             )
             return made
 
         def head(last: nn.Module) -> nn.Sequential:
-            half = _WIDTH // 2
             return nn.Sequential(
                 nn.Linear(half, half), nn.ReLU(), nn.Dropout(), nn.Linear(half, 1), last
             )
 
-        self.vit = timm.create_model("vit_base_patch8_224", pretrained=False, weight_init="skip")
+        width, half = vit.embed_dim, vit.embed_dim // 2
+        self.vit = vit
         self.tablock1 = nn.ModuleList(TABlock(_PATCHES) for _ in range(2))
-        self.conv1 = nn.Conv2d(_WIDTH * len(_BLOCKS), _WIDTH, 1)
-        self.swintransformer1 = swin(_WIDTH)
+        self.conv1 = nn.Conv2d(width * len(_BLOCKS), width, 1)
+        self.swintransformer1 = swin(width)
         self.tablock2 = nn.ModuleList(TABlock(_PATCHES) for _ in range(2))
-        self.conv2 = nn.Conv2d(_WIDTH, _WIDTH // 2, 1)
-        self.swintransformer2 = swin(_WIDTH // 2)
+        self.conv2 = nn.Conv2d(width, half, 1)
+        self.swintransformer2 = swin(half)
         self.fc_score = head(nn.ReLU())
         self.fc_weight = head(nn.Sigmoid())
 
@@ -154,7 +154,10 @@ def load_maniqa(weights: Mapping[str, Tensor], path: Path, *, scale: float) -> M
     Raises:
         ModelError: Where they are not MANIQA's.
     """
-    network = ManiqaNetwork(scale)
+    import timm  # noqa: PLC0415
+
+    vit = timm.create_model("vit_base_patch8_224", pretrained=False, weight_init="skip")
+    network = ManiqaNetwork(vit, scale)
     try:
         network.load_state_dict(dict(weights), strict=True)
     except RuntimeError as error:
