@@ -114,7 +114,8 @@ def train(
         examples = Examples(data.train, tagger), Examples(data.dev, tagger)
         run = _shared_run(runs, manifest, name=name, resume=resume)
         arguments.output_dir = str(run.checkpoints)
-        logger.info(
+        logger.log(
+            logging.INFO if arguments.process_index == 0 else logging.DEBUG,
             "training %s on %s in %s, %d posts a step, dev has %d posts; run %s",
             *(manifest.head, arguments.device, _precision(config), config.batch_size),
             *(len(data.dev), run.folder),
@@ -292,6 +293,7 @@ def _arguments(config: TrainingConfig) -> TrainingArguments:
         metric_for_best_model="f1",
         greater_is_better=True,
         restore_callback_states_from_checkpoint=True,
+        logging_first_step=True,
         logging_steps=20,
         report_to="none",
         disable_tqdm=True,
