@@ -313,7 +313,7 @@ def _precision(config: TrainingConfig) -> str:
         return config.precision
     if config.device == "cpu" or not torch.cuda.is_available():
         return "float32"
-    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 
 def _shared_run(runs: Path, manifest: Manifest, *, name: str | None, resume: Run | None) -> Run:
