@@ -5,8 +5,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,15 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback
-from transformers.utils import logging as hf_logging
 
 from mnerfeat.checkpoint import METRICS, Manifest, Run
 from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.tags import TagSet
 from mnerfeat.datasets.vision import VisionTable
-from mnerfeat.errors import ConfigError, MnerfeatError, RunError, StorageError
+from mnerfeat.errors import ConfigError, MnerfeatError, RunError
 from mnerfeat.evaluation import gold_tags, score
 from mnerfeat.heads.base import IGNORED, HeadConfig
 from mnerfeat.tagger import Tagger
@@ -32,6 +29,7 @@ from mnerfeat.text import TextConfig, TextCounts, TextEncoder
 from mnerfeat.training.callbacks import HeadScalars, Progress, scalars
 from mnerfeat.training.config import TrainingConfig
 from mnerfeat.training.model import GOLD, Collator, Examples, TrainingStep
+from mnerfeat.training.surroundings import deterministic, plain_failures, quiet_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +97,7 @@ def train(
     """
     if not data.train or not data.dev:
         raise ConfigError("training needs at least one post to learn from and one in dev")
-    with _deterministic(config.deterministic):
+    with deterministic(config.deterministic):
         arguments = _arguments(config)
         encoder = TextEncoder.from_pretrained(text)
         sizes = data.train_images.column_sizes
@@ -121,7 +119,7 @@ def train(
             *(manifest.head, arguments.device, _precision(config), config.batch_size),
             *(len(data.dev), run.folder),
         )
-        with _plain_failures(config, arguments.device), _quiet_trainer():
+        with plain_failures(config, arguments.device), quiet_trainer():
             trainer = _fit(run, tagger, examples, data, config, arguments, progress=progress)
             if arguments.process_index == 0:
                 _finish(run, tagger, examples, data, trainer)
@@ -356,60 +354,3 @@ def _tags(
         [tag_set.decode(row[mask]) for row, mask in zip(gold, real, strict=True)],
         [tag_set.decode(row[mask]) for row, mask in zip(predicted, real, strict=True)],
     )
-
-
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    """Ask torch for operations that repeat to the bit, and put its settings back after."""
-    if not wanted:
-        yield
-        return
-    # cuBLAS reads this when it starts, so it must be there before the first product.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
-    settings: Any = torch.utils.deterministic
-    filling = settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    settings.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        settings.fill_uninitialized_memory = filling
-
-
-@contextmanager
-def _quiet_trainer() -> Iterator[None]:
-    """Keep the trainer's own remarks, which nobody here can act on, out of the progress bar."""
-    verbosity = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-
-
-@contextmanager
-def _plain_failures(config: TrainingConfig, device: torch.device) -> Iterator[None]:
-    """Turn a full disk or memory into an error that says what to do."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ConfigError(
-            f"{device} ran out of memory with {config.batch_size} posts a step in "
-            f"{config.accumulation} parts",
-            hint=f"--set train.accumulation={2 * config.accumulation} gives the same training "
-            "with half the memory",
-        ) from error
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"the run could not be written: {error}",
-            hint="make room, then `mnerfeat train --resume`",
-        ) from error
-    except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error):
-            raise
-        raise StorageError(
-            f"the run could not be written: {error}",
-            hint="make room, then `mnerfeat train --resume`",
-        ) from error
