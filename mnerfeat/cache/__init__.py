@@ -1,8 +1,9 @@
 """The HDF5 feature store: sealed files, read by mapping them, written by replacing them.
 
-It needs numpy and h5py, nothing else. The format is described in `docs/cache-format.md`.
+It needs numpy, nothing else. The format is described in `docs/cache-format.md`.
 """
 
+from mnerfeat.cache.feature import Feature
 from mnerfeat.cache.incoming import FeatureRows, TableRows
 from mnerfeat.cache.inspecting import CacheInfo, FeatureInfo, info, verify
 from mnerfeat.cache.packing import pack
@@ -18,7 +19,7 @@ from mnerfeat.cache.schema import (
     text_id,
     unreadable_id,
 )
-from mnerfeat.cache.table import Feature, Table
+from mnerfeat.cache.table import Table
 from mnerfeat.cache.writer import CacheWriter
 
 __all__ = [

@@ -1,7 +1,8 @@
 """A table as the datasets and attributes of a sealed file."""
 
+import itertools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,8 @@ from mnerfeat import __version__
 from mnerfeat.cache.hdf5_writing import Attributes
 from mnerfeat.cache.layout import Array
 from mnerfeat.cache.schema import FORMAT, FORMAT_VERSION, Bytes, Provenance, name_hash, prefixes
+
+_TEXTS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +40,49 @@ class FeatureContent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamesContent:
+    """Names about to be written, in ascending order of their hashes.
+
+    Attributes:
+        hash: (p,) uint64.
+        row: (p,) uint32.
+        length: (p,), of each name in bytes.
+        texts: Gives the names, in order.
+    """
+
+    hash: NDArray[np.uint64]
+    row: NDArray[np.uint32]
+    length: NDArray[np.int64]
+    texts: Iterable[bytes]
+
+    @classmethod
+    def of(cls, names: Mapping[bytes, int]) -> "NamesContent":
+        """From names with their rows."""
+        hashed = sorted((name_hash(name), name, row) for name, row in names.items())
+        hashes = np.frombuffer(b"".join(hash_ for hash_, _, _ in hashed), ">u8")
+        texts = [name for _, name, _ in hashed]
+        return cls(
+            hash=hashes.astype("<u8"),
+            row=np.array([row for _, _, row in hashed], np.uint32),
+            length=np.array([len(text) for text in texts], np.int64),
+            texts=texts,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableContent:
     """A table about to be written.
 
     Attributes:
         ids: (n, 32) uint8, sorted, all different.
         columns: `size`, or `text` and `image`: whatever the table has besides.
-        names: Images only: every name with its row.
+        names: Images only.
         features: By name.
     """
 
     ids: Bytes
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    names: Sequence[tuple[bytes, int]] | None = None
+    names: NamesContent | None = None
     features: Mapping[str, FeatureContent] = field(default_factory=dict)
 
 
@@ -83,16 +116,24 @@ def encode_file(
         for column, values in content.columns.items():
             arrays[f"{table}/{column}"] = Array.of(values)
         if content.names is not None:
-            arrays |= _encode_names(f"{table}/path", content.names)
+            where = f"{table}/path"
+            arrays |= {
+                f"{where}/hash": Array.of(content.names.hash),
+                f"{where}/row": Array.of(content.names.row),
+                **_encode_texts(where, content.names.length, content.names.texts),
+            }
         for name, feature in content.features.items():
             where = f"{table}/{name}"
             rows = sorted(feature.reasons)
+            reasons = [feature.reasons[row].encode("utf-8", "backslashreplace") for row in rows]
             arrays |= {
                 f"{where}/data": feature.data,
                 f"{where}/state": Array.of(feature.state),
                 f"{where}/crc32": feature.crc32,
                 f"{where}/reason/row": Array.of(np.array(rows, np.uint32)),
-                **_encode_texts(f"{where}/reason", [feature.reasons[r].encode() for r in rows]),
+                **_encode_texts(
+                    f"{where}/reason", np.array([len(text) for text in reasons], np.int64), reasons
+                ),
             }
             attributes[where] = {
                 "provenance": feature.provenance.json,
@@ -110,20 +151,19 @@ def checksums(ids: Bytes, data: NDArray[Any]) -> NDArray[np.uint32]:
     )
 
 
-def _encode_names(where: str, names: Sequence[tuple[bytes, int]]) -> dict[str, Array]:
-    hashed = sorted((name_hash(name), name, row) for name, row in names)
-    hashes = np.frombuffer(b"".join(hash_ for hash_, _, _ in hashed), ">u8")
+def _encode_texts(
+    where: str, length: NDArray[np.int64], texts: Iterable[bytes]
+) -> dict[str, Array]:
+    offsets = np.zeros(len(length) + 1, np.uint64)
+    np.cumsum(length, out=offsets[1:])
+    pieces = (np.frombuffer(b"".join(some), np.uint8) for some in _some_at_a_time(texts))
     return {
-        f"{where}/hash": Array.of(hashes),
-        f"{where}/row": Array.of(np.array([row for _, _, row in hashed], np.uint32)),
-        **_encode_texts(where, [name for _, name, _ in hashed]),
-    }
-
-
-def _encode_texts(where: str, texts: Sequence[bytes]) -> dict[str, Array]:
-    offsets = np.zeros(len(texts) + 1, np.uint64)
-    np.cumsum([len(text) for text in texts], out=offsets[1:])
-    return {
-        f"{where}/bytes": Array.of(np.frombuffer(b"".join(texts), np.uint8)),
+        f"{where}/bytes": Array((int(offsets[-1]),), np.dtype(np.uint8), pieces),
         f"{where}/offset": Array.of(offsets),
     }
+
+
+def _some_at_a_time(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
+    iterator = iter(texts)
+    while some := list(itertools.islice(iterator, _TEXTS_AT_ONCE)):
+        yield some

@@ -8,7 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnerfeat.cache.joining import sort_ids
-from mnerfeat.cache.schema import FEATURE_DTYPES, ID_BYTES, OK, RESERVED, Bytes, Provenance
+from mnerfeat.cache.schema import (
+    DIMENSIONS_LIMIT,
+    FAILED,
+    FEATURE_DTYPES,
+    ID_BYTES,
+    OK,
+    RESERVED,
+    TEXT_LIMIT,
+    Bytes,
+    Provenance,
+    normalise_name,
+)
 from mnerfeat.errors import CacheError
 
 _COLUMNS: Mapping[str, Mapping[str, tuple[int, type]]] = {
@@ -98,9 +109,16 @@ def _table_faults(table: str, rows: TableRows) -> Iterator[str]:
         yield "pairs need the identities of their texts and images"
     if rows.names and table != "images":
         yield f"names: {table} have none"
+    yield from _name_faults(rows)
+
+
+def _name_faults(rows: TableRows) -> Iterator[str]:
+    leads: dict[str, int] = {}
     for name, row in rows.names:
-        if not 0 <= row < n_rows:
+        if not 0 <= row < len(rows.ids):
             yield f"name {name!r}: there is no row {row}"
+        if leads.setdefault(normalise_name(name), row) != row:
+            yield f"name {name!r}: it leads to two rows"
 
 
 def _feature_faults(name: str, feature: FeatureRows, n_rows: int) -> Iterator[str]:
@@ -108,15 +126,26 @@ def _feature_faults(name: str, feature: FeatureRows, n_rows: int) -> Iterator[st
         yield f"{name!r}: not a name for a feature"
     if feature.data.dtype not in FEATURE_DTYPES:
         yield f"{name}: type {feature.data.dtype} is not one the format holds"
+    if len(feature.provenance.json.encode()) > TEXT_LIMIT:
+        yield f"{name}: its provenance is longer than {TEXT_LIMIT:,} bytes"
+    if feature.data.ndim > DIMENSIONS_LIMIT:
+        yield f"{name}: a row has {feature.data.ndim - 1} dimensions; {DIMENSIONS_LIMIT - 1} fit"
     if feature.data.ndim < 1 or len(feature.data) != n_rows or feature.state.shape != (n_rows,):
         yield (
             f"{name}: wanted {n_rows} rows, got data {feature.data.shape}, "
             f"state {feature.state.shape}"
         )
         return
-    if feature.state.dtype != np.uint8 or (n_rows and feature.state.max() > 2):
-        yield f"{name}: a state is 0, 1 or 2 (uint8)"
-    if feature.data.dtype.kind == "f" and n_rows:
+    yield from _state_faults(name, feature)
+    if feature.data.dtype.kind == "f" and feature.data.size:
         finite = np.isfinite(feature.data.reshape(n_rows, -1)).all(axis=1)
-        for row in np.flatnonzero(~finite & (feature.state == OK)):
+        for row in np.flatnonzero(~finite & (feature.state == OK)).tolist():
             yield f"{name}: row {row} is not finite; mark it as failed, with the reason"
+
+
+def _state_faults(name: str, feature: FeatureRows) -> Iterator[str]:
+    if feature.state.dtype != np.uint8 or (len(feature.state) and feature.state.max() > FAILED):
+        yield f"{name}: a state is 0, 1 or 2 (uint8)"
+    for row in feature.reasons:
+        if not 0 <= row < len(feature.state) or feature.state[row] != FAILED:
+            yield f"{name}: a reason is given for row {row}, which did not fail"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mnerfeat.cache.encoding import checksums
-from mnerfeat.cache.joining import find_ids, merge_ids, sort_ids
+from mnerfeat.cache.joining import join_ids, sort_ids
 from mnerfeat.cache.reader import FeatureCache, parts_folder
 from mnerfeat.cache.schema import FAILED, MISSING, OK, Provenance, name_hash, prefixes
 from mnerfeat.cache.sealed import SealedFeature, SealedFile, SealedTable, TextColumn, open_sealed
@@ -106,7 +106,7 @@ def info(path: str | PathLike[str]) -> CacheInfo:
         created_by=newest.created_by,
         created_at=newest.created_at,
         images=len(cache.images),
-        names=sum(1 for _ in cache.images.names()),
+        names=len(cache.images.joined_names().row),
         texts=len(cache.texts),
         pairs=len(cache.pairs),
         features=tuple(features),
@@ -215,10 +215,10 @@ def _feature_faults(table: SealedTable, feature: SealedFeature) -> Iterator[tupl
 def _dangling(files: list[SealedFile]) -> Iterator[str]:
     """Pairs whose text or image is in none of the files."""
     for name, column in (("texts", "text"), ("images", "image")):
-        union, prefix, _ = merge_ids([file.tables[name] for file in files if name in file.tables])
+        union = join_ids([file.tables[name] for file in files if name in file.tables])
         for file in files:
             pairs = file.tables.get("pairs")
             if pairs is not None:
-                lost = int((find_ids(union, prefix, getattr(pairs, column)) < 0).sum())
+                lost = int((union.find(getattr(pairs, column)) < 0).sum())
                 if lost:
                     yield f"{file.path} /pairs: {lost} pairs point to {name} that are not there"

@@ -1,43 +1,103 @@
 """Several sealed files seen as one table: whose rows, and which file's word counts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnerfeat.cache.schema import FAILED, ID_BYTES, MISSING, OK, Bytes, Provenance, prefixes
-from mnerfeat.cache.sealed import SealedFeature, SealedFile, SealedTable
+from mnerfeat.cache.sealed import SealedFeature, SealedFile, SealedNames, SealedTable, refusing
+from mnerfeat.errors import CacheFormatError
 
 Rows = NDArray[np.int64]
 
+TIES_LIMIT = 64
+"""Rows or names that may share the first eight bytes of their SHA-256: of honest ones, hardly two
+among 10⁹ do, and a stranger's file must not make a reader compare for hours."""
 
-def merge_ids(tables: Sequence[SealedTable]) -> tuple[Bytes, NDArray[np.uint64], list[Rows]]:
-    """The union of the tables' identities, sorted, and where each table's rows are in it.
 
-    Returns:
-        Identities (n, 32) uint8, their prefixes (n,) uint64, and for each table the row in the
-        union of each of its own rows.
+@dataclass(frozen=True)
+class Union:
+    """The identities of some tables, each one once, in ascending order.
+
+    Attributes:
+        tables: Oldest first.
+        prefix: (n,) uint64, the first eight bytes of each identity.
+        rows: For each table, the row in the union of each of its rows; None where all are the
+            same, as with a single table.
     """
-    if not tables:
-        return np.zeros((0, ID_BYTES), np.uint8), np.zeros(0, np.uint64), []
+
+    tables: Sequence[SealedTable]
+    prefix: NDArray[np.uint64]
+    rows: Sequence[NDArray[np.uint32] | None]
+
+    def __len__(self) -> int:
+        return len(self.prefix)
+
+    @cached_property
+    def ids(self) -> Bytes:
+        """(n, 32) uint8."""
+        if len(self.tables) == 1:
+            return self.tables[0].id
+        ids = np.zeros((len(self), ID_BYTES), np.uint8)
+        for table, rows in zip(self.tables, self.rows, strict=True):
+            ids[slice(None) if rows is None else rows] = table.id
+        return ids
+
+    def place(self, number: int, local: NDArray[np.integer[Any]]) -> Rows:
+        """Where some rows of a table are in the union."""
+        rows = self.rows[number]
+        return local.astype(np.int64) if rows is None else rows[local].astype(np.int64)
+
+    def find(self, wanted: Bytes) -> Rows:
+        """The row of each wanted identity, or -1.
+
+        Args:
+            wanted: (k, 32) uint8.
+
+        Raises:
+            CacheFormatError: Where more rows share a prefix than can be.
+        """
+        sought = prefixes(wanted)
+        candidate = np.searchsorted(self.prefix, sought)
+        found = np.full(len(wanted), -1, np.int64)
+        open_ = np.arange(len(wanted))
+        for _ in range(TIES_LIMIT):
+            open_ = open_[candidate[open_] < len(self)]
+            open_ = open_[self.prefix[candidate[open_]] == sought[open_]]
+            if not len(open_):
+                return found
+            hit = (self.ids[candidate[open_]] == wanted[open_]).all(axis=1)
+            found[open_[hit]] = candidate[open_[hit]]
+            # Another row may share the prefix.
+            open_ = open_[~hit]
+            candidate[open_] += 1
+        raise CacheFormatError(
+            f"more than {TIES_LIMIT} rows of one table share a prefix: the file is damaged",
+            hint="`mnerfeat cache verify` names it",
+        )
+
+
+def join_ids(tables: Sequence[SealedTable]) -> Union:
+    """The union of the tables' rows, by identity."""
     if len(tables) == 1:
-        return tables[0].id, tables[0].prefix, [np.arange(len(tables[0]))]
+        return Union(tables, tables[0].prefix, [None])
+    if not tables:
+        return Union(tables, np.zeros(0, np.uint64), [])
     ids = np.concatenate([table.id for table in tables])
     order, new = sort_ids(ids)
-    position = np.cumsum(new) - 1
-    union_row = np.empty(len(ids), np.int64)
-    union_row[order] = position
-    union = ids[order[new]]
+    rows = np.empty(len(ids), np.uint32)
+    rows[order] = np.cumsum(new) - 1
     splits = np.cumsum([len(table) for table in tables])[:-1]
-    return union, prefixes(union), np.split(union_row, splits)
+    return Union(tables, prefixes(ids)[order[new]], np.split(rows, splits))
 
 
 def sort_ids(ids: Bytes) -> tuple[Rows, NDArray[np.bool_]]:
     """How to sort identities, and which of the sorted ones differ from the one before."""
-    keys = [np.ascontiguousarray(ids[:, start : start + 8]).view(">u8")[:, 0].astype("<u8")
-            for start in range(0, ID_BYTES, 8)]  # fmt: skip
+    keys = [prefixes(ids[:, start : start + 8]) for start in range(0, ID_BYTES, 8)]
     # Stable, and by the first eight bytes alone: SHA-256 makes ties there copies in practice …
     order = np.argsort(keys[0], kind="stable")
     tied = keys[0][order][1:] == keys[0][order][:-1]
@@ -48,31 +108,6 @@ def sort_ids(ids: Bytes) -> tuple[Rows, NDArray[np.bool_]]:
     return order, np.concatenate([np.ones(min(len(ids), 1), bool), ~same])
 
 
-def find_ids(union: Bytes, prefix: NDArray[np.uint64], wanted: Bytes) -> Rows:
-    """The row of each wanted identity, or -1.
-
-    Args:
-        union: (n, 32) uint8, sorted.
-        prefix: (n,) uint64, their first eight bytes.
-        wanted: (k, 32) uint8.
-    """
-    start = np.searchsorted(prefix, prefixes(wanted))
-    rows = np.full(len(wanted), -1, np.int64)
-    open_ = np.arange(len(wanted))
-    step = 0
-    while len(open_):
-        candidate = start[open_] + step
-        inside = candidate < len(union)
-        open_, candidate = open_[inside], candidate[inside]
-        hit = (union[candidate] == wanted[open_]).all(axis=1)
-        rows[open_[hit]] = candidate[hit]
-        # Another row may share the prefix: go on only where it does.
-        more = ~hit & (prefix[candidate] == prefixes(wanted[open_]))
-        open_ = open_[more]
-        step += 1
-    return rows
-
-
 @dataclass(frozen=True)
 class JoinedFeature:
     """A feature over all rows of a joined table.
@@ -80,104 +115,212 @@ class JoinedFeature:
     Attributes:
         provenance: What made it.
         generation: See `SealedFeature.generation`.
-        sources: The files that hold rows of it.
-        state: (n,) uint8.
-        source: (n,) int16: which of `sources` a row comes from; -1 for none. None where there is
-            one source and its rows are the table's rows.
-        local: (n,) int64: the row there. None together with `source`.
-        row_shape: Of one row.
-        dtype: Of the data.
+        sources: The files that hold rows of it, oldest first.
+        rows: Where each source's rows are in the table; None where they are the table's.
+        n_rows: Of the table.
     """
 
     provenance: Provenance
     generation: int
-    sources: tuple[SealedFeature, ...]
-    state: NDArray[np.uint8]
-    source: NDArray[np.int16] | None
-    local: Rows | None
-    row_shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    sources: Sequence[SealedFeature]
+    rows: Sequence[NDArray[np.uint32] | None]
+    n_rows: int
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return self.sources[0].data.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the data."""
+        return self.sources[0].data.dtype
+
+    @cached_property
+    def whole(self) -> SealedFeature | None:
+        """The one source whose rows are the table's rows, if it is so simple."""
+        return self.sources[0] if len(self.rows) == 1 and self.rows[0] is None else None
+
+    @cached_property
+    def state(self) -> NDArray[np.uint8]:
+        """(n,) uint8; OK counts before FAILED, and FAILED before MISSING."""
+        return self.whole.state if self.whole else self._choice[0]
+
+    @cached_property
+    def _choice(self) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint32]]:
+        """Each row's state, its source (-1: none) and its row there."""
+        state = np.full(self.n_rows, MISSING, np.uint8)
+        source = np.full(self.n_rows, -1, np.int32)
+        local = np.zeros(self.n_rows, np.uint32)
+        for number, (feature, rows) in enumerate(zip(self.sources, self.rows, strict=True)):
+            target = np.arange(self.n_rows) if rows is None else rows
+            theirs = feature.state
+            better = (theirs == OK) | ((theirs == FAILED) & (state[target] != OK))
+            target = target[better]
+            state[target] = theirs[better]
+            source[target] = number
+            local[target] = np.flatnonzero(better)
+        return state, source, local
 
     def take(self, rows: Rows) -> NDArray[Any]:
         """The data of some rows; zero where there are none."""
-        if self.source is None or self.local is None:
-            return self.sources[0].data[rows]
+        if self.whole:
+            return self.whole.data.take(rows, axis=0)
         data = np.zeros((len(rows), *self.row_shape), self.dtype)
-        self._scatter(rows, data, [source.data for source in self.sources])
+        self._gather(rows, data, [source.data for source in self.sources])
         return data
 
     def take_crc32(self, rows: Rows) -> NDArray[np.uint32]:
         """The checksums of some rows; zero where there are none."""
+        if self.whole:
+            return self.whole.crc32.take(rows)
         crc32 = np.zeros(len(rows), np.uint32)
-        if self.source is None or self.local is None:
-            return self.sources[0].crc32[rows]
-        self._scatter(rows, crc32, [source.crc32 for source in self.sources])
+        self._gather(rows, crc32, [source.crc32 for source in self.sources])
         return crc32
 
-    def _scatter(self, rows: Rows, target: NDArray[Any], arrays: Sequence[NDArray[Any]]) -> None:
-        assert self.source is not None
-        assert self.local is not None
-        source, local = self.source[rows], self.local[rows]
-        for number, array in enumerate(arrays):
-            here = np.flatnonzero(source == number)
-            target[here] = array[local[here]]
+    def _gather(self, rows: Rows, target: NDArray[Any], arrays: Sequence[NDArray[Any]]) -> None:
+        _, source, local = self._choice
+        source, local = source[rows], local[rows]
+        for number in np.unique(source).tolist():
+            if number >= 0:
+                here = np.flatnonzero(source == number)
+                target[here] = arrays[number][local[here]]
 
     def reasons(self) -> dict[int, str]:
         """Why rows failed, by row."""
         found: dict[int, str] = {}
         failed = np.flatnonzero(self.state == FAILED)
-        numbers = np.zeros(len(failed), np.int16) if self.source is None else self.source[failed]
-        locals_ = failed if self.local is None else self.local[failed]
-        for number, feature in enumerate(self.sources):
-            texts = {
-                int(row): feature.reason_text[i].decode("utf-8", "replace")
-                for i, row in enumerate(feature.reason_row)
-            }
+        if self.whole:
+            numbers, locals_ = np.zeros(len(failed), np.int32), failed.astype(np.uint32)
+        else:
+            numbers, locals_ = self._choice[1][failed], self._choice[2][failed]
+        for number in np.unique(numbers).tolist():
+            feature = self.sources[number]
+            texts = dict(zip(feature.reason_row.tolist(), feature.reason_text, strict=True))
             here = numbers == number
             for row, local in zip(failed[here].tolist(), locals_[here].tolist(), strict=True):
-                found[row] = texts.get(local, "")
+                found[row] = texts.get(local, b"").decode("utf-8", "replace")
         return found
 
 
-def join_feature(
-    name: str,
-    files: Sequence[SealedFile],
-    tables: Sequence[SealedTable],
-    rows: Sequence[Rows],
-    n_rows: int,
-) -> JoinedFeature:
+def join_feature(name: str, files: Sequence[SealedFile], union: Union) -> JoinedFeature:
     """Join one feature: the newest provenance wins, and in it OK wins over FAILED.
 
     Args:
         name: Of the feature; at least one table holds it.
-        files: Oldest first.
-        tables: The files' tables, in the same order.
-        rows: As `merge_ids` gives them.
-        n_rows: Of the union.
+        files: Of the union's tables, in the same order.
+        union: The table's rows.
     """
+    tables = union.tables
     holders = [i for i, table in enumerate(tables) if name in table.features]
     newest = max(holders, key=lambda i: (tables[i].features[name].generation, files[i].sequence))
     winner = tables[newest].features[name]
-    row_shape, dtype = winner.data.shape[1:], winner.data.dtype
     chosen = [
         i
         for i in holders
         if tables[i].features[name].provenance == winner.provenance
-        and tables[i].features[name].data.shape[1:] == row_shape
-        and tables[i].features[name].data.dtype == dtype
+        and tables[i].features[name].data.shape[1:] == winner.data.shape[1:]
+        and tables[i].features[name].data.dtype == winner.data.dtype
     ]
-    sources = tuple(tables[i].features[name] for i in chosen)
-    common = (winner.provenance, max(s.generation for s in sources), sources)
-    if len(tables) == 1:
-        return JoinedFeature(*common, winner.state, None, None, row_shape, dtype)
-    state = np.full(n_rows, MISSING, np.uint8)
-    source = np.full(n_rows, -1, np.int16)
-    local = np.zeros(n_rows, np.int64)
-    for number, i in enumerate(chosen):
-        theirs = sources[number].state
-        better = (theirs == OK) | ((theirs == FAILED) & (state[rows[i]] != OK))
-        target = rows[i][better]
-        state[target] = theirs[better]
-        source[target] = number
-        local[target] = np.flatnonzero(better)
-    return JoinedFeature(*common, state, source, local, row_shape, dtype)
+    sources = [tables[i].features[name] for i in chosen]
+    return JoinedFeature(
+        winner.provenance,
+        max(source.generation for source in sources),
+        sources,
+        [union.rows[i] for i in chosen],
+        len(union),
+    )
+
+
+@dataclass(frozen=True)
+class JoinedNames:
+    """Every name that leads to a row of a joined table; the newest file's word counts.
+
+    Attributes:
+        hash: (p,) uint64, ascending.
+        row: (p,) int64, in the union.
+        source: (p,) int32: which of `names` a name stands in.
+        local: (p,) int64: which name there.
+        names: Newest first.
+    """
+
+    hash: NDArray[np.uint64]
+    row: Rows
+    source: NDArray[np.int32]
+    local: Rows
+    names: Sequence[SealedNames]
+
+    def texts(self) -> Iterator[bytes]:
+        """The names' bytes, in order."""
+        whole = [names.text.data.data for names in self.names]
+        start, end = self._ends()
+        for source, first, last in zip(self.source.tolist(), start, end, strict=True):
+            yield bytes(whole[source][first:last])
+
+    def lengths(self) -> Rows:
+        """(p,), in bytes."""
+        start, end = self._ends()
+        return np.array(end, np.int64) - np.array(start, np.int64)
+
+    def select(self, keep: NDArray[np.bool_]) -> "JoinedNames":
+        """Some of the names."""
+        return JoinedNames(
+            self.hash[keep], self.row[keep], self.source[keep], self.local[keep], self.names
+        )
+
+    def _ends(self) -> tuple[list[int], list[int]]:
+        start = np.zeros(len(self.local), np.uint64)
+        end = np.zeros(len(self.local), np.uint64)
+        for number, names in enumerate(self.names):
+            here = np.flatnonzero(self.source == number)
+            start[here] = names.text.offset[self.local[here]]
+            end[here] = names.text.offset[self.local[here] + 1]
+        return start.tolist(), end.tolist()
+
+
+def join_names(files: Sequence[SealedFile], union: Union) -> JoinedNames:
+    """Join the names of some tables of images.
+
+    Raises:
+        CacheFormatError: Where names are not laid out one after the other.
+    """
+    parts: list[tuple[NDArray[np.uint64], Rows, NDArray[np.int32], Rows]] = []
+    all_names: list[SealedNames] = []
+    for number in reversed(range(len(union.tables))):
+        table = union.tables[number]
+        assert table.names is not None, "only images have names"
+        with refusing(files[number].path):
+            table.names.text.check("names")
+        # A row number that is not there comes from a damaged file.
+        local = np.flatnonzero(table.names.row < len(table))
+        rows = union.place(number, table.names.row[local])
+        which = np.full(len(local), len(all_names), np.int32)
+        parts.append((table.names.hash[local], rows, which, local))
+        all_names.append(table.names)
+    if not parts:
+        empty = np.zeros(0, np.int64)
+        return JoinedNames(empty.astype(np.uint64), empty, empty.astype(np.int32), empty, [])
+    hash_, rows, source, local = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(hash_, kind="stable")
+    joined = JoinedNames(hash_[order], rows[order], source[order], local[order], all_names)
+    return joined.select(_first_of_each(joined)) if len(parts) > 1 else joined
+
+
+def _first_of_each(names: JoinedNames) -> NDArray[np.bool_]:
+    """Which names differ from all those before them (equal ones have equal hashes)."""
+    keep = np.ones(len(names.hash), bool)
+    tied = np.flatnonzero(names.hash[1:] == names.hash[:-1]) + 1
+    seen: set[bytes] = set()
+    before = -2
+    for position in tied.tolist():
+        if position != before + 1:
+            seen = {_text(names, position - 1)}
+        text = _text(names, position)
+        keep[position] = text not in seen
+        seen.add(text)
+        before = position
+    return keep
+
+
+def _text(names: JoinedNames, position: int) -> bytes:
+    return names.names[int(names.source[position])].text[int(names.local[position])]

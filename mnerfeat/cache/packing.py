@@ -10,11 +10,10 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from mnerfeat.cache.encoding import FeatureContent, TableContent, encode_file
-from mnerfeat.cache.joining import JoinedFeature
+from mnerfeat.cache.encoding import FeatureContent, NamesContent, TableContent, encode_file
+from mnerfeat.cache.joining import JoinedFeature, JoinedNames
 from mnerfeat.cache.layout import Array, write_sealed
 from mnerfeat.cache.reader import FeatureCache, parts_folder
-from mnerfeat.cache.schema import encode_name
 from mnerfeat.cache.storage import exclusive, fsync_folder, storage_error, sweep
 from mnerfeat.cache.table import Table
 
@@ -100,13 +99,20 @@ def _table(table: Table, counted: _Counted) -> TableContent:
     return TableContent(
         ids=table.ids,
         columns=columns,
-        names=[(encode_name(name), row) for name, row in table.names()]
-        if table.name == "images"
-        else None,
+        names=_names(table.joined_names()) if table.name == "images" else None,
         features={
             name: _joined_feature(feature.joined, counted)
             for name, feature in table.features.items()
         },
+    )
+
+
+def _names(joined: JoinedNames) -> NamesContent:
+    return NamesContent(
+        hash=joined.hash,
+        row=joined.row.astype(np.uint32),
+        length=joined.lengths(),
+        texts=joined.texts(),
     )
 
 

@@ -3,16 +3,17 @@
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from mnerfeat.cache.feature import Feature
 from mnerfeat.cache.joining import Rows
 from mnerfeat.cache.schema import TABLES, encode_name, text_id
 from mnerfeat.cache.sealed import SealedFile, open_sealed
-from mnerfeat.cache.table import Feature, Table
+from mnerfeat.cache.table import Table
 from mnerfeat.errors import CacheError, CacheLookupError
 
 _OPEN_ATTEMPTS = 50
@@ -134,18 +135,28 @@ class FeatureCache:
     def _all(self) -> tuple[Table, Table, Table]:
         return (self.images, self.texts, self.pairs)
 
-    def __getstate__(self) -> tuple[Path, list[str]]:
-        return self.path, [file.uuid for file in self.files]
+    def __reduce__(self) -> tuple[Callable[..., "FeatureCache"], tuple[Path, list[str]]]:
+        return reopen, (self.path, [file.uuid for file in self.files])
 
-    def __setstate__(self, state: tuple[Path, list[str]]) -> None:
-        path, uuids = state
-        self.__init__(path, missing_ok=True)  # type: ignore[misc]
-        if [file.uuid for file in self.files] != uuids:
-            raise CacheError(
-                f"{path} was written to after it had been opened in another process, so row "
-                "numbers made there may be wrong here",
-                hint="extract first, then start what reads",
-            )
+
+def reopen(path: Path, uuids: Sequence[str]) -> FeatureCache:
+    """Open a cache as another process has opened it.
+
+    Args:
+        path: The `.h5` file.
+        uuids: Of the files it consisted of.
+
+    Raises:
+        CacheError: Where it consists of other files by now.
+    """
+    cache = FeatureCache(path, missing_ok=not uuids)
+    if [file.uuid for file in cache.files] != list(uuids):
+        raise CacheError(
+            f"{path} was written to after it had been opened in another process, so row "
+            "numbers made there may be wrong here",
+            hint="extract first, then start what reads",
+        )
+    return cache
 
 
 def _open_all(path: Path) -> tuple[SealedFile, ...]:

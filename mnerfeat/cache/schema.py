@@ -33,6 +33,12 @@ FEATURE_DTYPES: Final = tuple(
     np.dtype(code) for code in ("<f2", "<f4", "<i4", "<i8", "|u1", "|i1", "<u2", "<u4")
 )
 
+DIMENSIONS_LIMIT: Final = 8
+"""Of a feature's data, the rows counted as one."""
+
+TEXT_LIMIT: Final = (1 << 20) - 64
+"""Bytes of a text in an attribute: a mebibyte, less what HDF5 puts around it."""
+
 Bytes = NDArray[np.uint8]
 
 

@@ -20,6 +20,7 @@ from mnerfeat.cache.hdf5 import Dataset, Group, read_root
 from mnerfeat.cache.hdf5_blocks import Blocks, UnfitError
 from mnerfeat.cache.mapping import map_file
 from mnerfeat.cache.schema import (
+    DIMENSIONS_LIMIT,
     FEATURE_DTYPES,
     FORMAT,
     FORMAT_VERSION,
@@ -31,7 +32,6 @@ from mnerfeat.cache.schema import (
 )
 from mnerfeat.errors import CacheError, CacheFormatError
 
-_DIMENSIONS_LIMIT = 8
 _LENGTH_LIMIT = 1 << 48  # of one dimension; far beyond it, products no longer fit numpy
 
 
@@ -54,6 +54,22 @@ class TextColumn:
         start, end = int(self.offset[index]), int(self.offset[index + 1])
         return self.data[start:end].tobytes()
 
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[index] for index in range(len(self)))
+
+    def check(self, what: str) -> None:
+        """Make sure that the texts follow each other and fill `data`.
+
+        Raises:
+            UnfitError: Where they do not: reading all of them could take for ever.
+        """
+        if (
+            self.offset[0] != 0
+            or self.offset[-1] != len(self.data)
+            or (self.offset[1:] < self.offset[:-1]).any()
+        ):
+            raise UnfitError(f"the {what} are not laid out one after the other")
+
 
 @dataclass(frozen=True)
 class SealedFeature:
@@ -67,6 +83,8 @@ class SealedFeature:
         generation: Which of two provenances of one feature is the newer: the larger.
         reason_row: (failed,) uint32.
         reason_text: Why, for each of `reason_row`.
+        place: The file, and what tells it from any other file of that name.
+        offset: Of `data` in it; None where there is no data.
     """
 
     data: NDArray[Any]
@@ -76,6 +94,8 @@ class SealedFeature:
     generation: int
     reason_row: NDArray[np.uint32]
     reason_text: TextColumn
+    place: tuple[Path, tuple[int, ...]]
+    offset: int | None
 
 
 @dataclass(frozen=True)
@@ -125,8 +145,6 @@ class SealedFile:
 
     Attributes:
         path: Where it was found.
-        inode: Device, number, size and time of change, by which a later look at `path` can tell
-            whether the same file is there.
         uuid: Its own name, unlike any other file's.
         sequence: When it was written, nanoseconds since 1970; orders parts.
         created_by: The program and version that wrote it.
@@ -136,7 +154,6 @@ class SealedFile:
     """
 
     path: Path
-    inode: tuple[int, ...]
     uuid: str
     sequence: int
     created_by: str
@@ -155,7 +172,7 @@ def open_sealed(path: Path) -> SealedFile:
     """
     data, inode = map_file(path)
     with refusing(path):
-        return _Reader(data).file(path, inode)
+        return _Reader(data, (path, inode)).file()
 
 
 def read_version(path: Path) -> int:
@@ -165,9 +182,9 @@ def read_version(path: Path) -> int:
         FileNotFoundError: Where there is none.
         CacheFormatError: Where it is not a file of a cache.
     """
-    data, _ = map_file(path)
+    data, inode = map_file(path)
     with refusing(path):
-        return _Reader(data).version()
+        return _Reader(data, (path, inode)).version()
 
 
 @contextlib.contextmanager
@@ -197,8 +214,9 @@ def refusing(path: Path) -> Iterator[None]:
 class _Reader:
     """Turns the datasets of a file into views of its map, trusting nothing it reads."""
 
-    def __init__(self, data: mmap.mmap | bytes) -> None:
+    def __init__(self, data: mmap.mmap | bytes, place: tuple[Path, tuple[int, ...]]) -> None:
         self._data = data
+        self._place = place
         self._blocks = Blocks(data)
         self._root = read_root(self._blocks)
 
@@ -209,7 +227,8 @@ class _Reader:
         self._blocks.verify()
         return version
 
-    def file(self, path: Path, inode: tuple[int, ...]) -> SealedFile:
+    def file(self) -> SealedFile:
+        path = self._place[0]
         version = self.version()
         if version != FORMAT_VERSION:
             raise UnfitError(
@@ -222,7 +241,6 @@ class _Reader:
         absorbed = self._array(root, "absorbed", ("|u1",), 1)
         file = SealedFile(
             path=path,
-            inode=inode,
             uuid=self._text(root, "uuid"),
             sequence=self._number(root, "sequence"),
             created_by=self._text(root, "created_by"),
@@ -265,14 +283,20 @@ class _Reader:
         rows = self._array(reason, "row", ("<u4",), 1)
         if len(rows) and int(rows.max()) >= n_rows:
             raise UnfitError(f"{group.name}/reason names rows that are not there")
+        texts = self._texts(reason, len(rows))
+        texts.check("reasons")
+        data = self._array(group, "data", codes, None, n_rows)
+        opened = group.open("data")
         return SealedFeature(
-            data=self._array(group, "data", codes, None, n_rows),
+            data=data,
             state=self._array(group, "state", ("|u1",), 1, n_rows),
             crc32=self._array(group, "crc32", ("<u4",), 1, n_rows),
             provenance=self._provenance(group),
             generation=self._number(group, "generation"),
             reason_row=rows,
-            reason_text=self._texts(reason, len(rows)),
+            reason_text=texts,
+            place=self._place,
+            offset=opened.address if isinstance(opened, Dataset) else None,
         )
 
     def _provenance(self, group: Group) -> Provenance:
@@ -331,7 +355,7 @@ class _Reader:
             got = "something else" if dataset.dtype is None else dataset.dtype.str
             raise UnfitError(f"{where} holds {got}, not {' or '.join(codes)}")
         shape = dataset.shape
-        if not 1 <= len(shape) <= _DIMENSIONS_LIMIT or n_dimensions not in {None, len(shape)}:
+        if not 1 <= len(shape) <= DIMENSIONS_LIMIT or n_dimensions not in {None, len(shape)}:
             raise UnfitError(f"{where} has {len(shape)} dimensions")
         if n_rows is not None and shape[0] != n_rows:
             raise UnfitError(f"{where} has {shape[0]} rows, not {n_rows}")

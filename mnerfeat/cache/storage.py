@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from mnerfeat.errors import StorageError
 
 TEMPORARY = ".tmp"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+
+log = logging.getLogger(__name__)
 
 
 class AtomicFile:
@@ -68,31 +72,48 @@ def replacing(path: Path) -> Iterator[AtomicFile]:
 
 
 def _create_locked(path: Path) -> int:
-    """Create and lock a file; start over where a sweep took it in between."""
+    """Create and lock a file; start over where a sweep got hold of it in between."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
             continue  # the folder was tidied away in between
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_nlink:
+        if _lock(descriptor) and os.fstat(descriptor).st_nlink:
             return descriptor
+        path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file unless somebody else has; True, too, where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def sweep(folder: Path) -> None:
     """Remove the temporary files in `folder` whose writers are gone."""
-    with contextlib.suppress(FileNotFoundError):
-        for leftover in folder.glob(f".*{TEMPORARY}"):
+    for leftover in _listed(folder):
+        if leftover.name.startswith(".") and leftover.name.endswith(TEMPORARY):
             with contextlib.suppress(OSError):
-                descriptor = os.open(leftover, os.O_RDWR | os.O_CLOEXEC)
+                descriptor = os.open(leftover, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     leftover.unlink()
                 finally:
                     os.close(descriptor)
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def fsync_folder(folder: Path) -> None:
@@ -106,22 +127,43 @@ def fsync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the advisory lock on `path` (a file beside the cache), waiting for it if need be."""
+    """Hold the advisory lock on `path` (a file beside the cache), waiting for it if need be.
+
+    Raises:
+        StorageError: Where the lock cannot be had: no permission, or a file system without locks.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # The holder before us removes the file; a lock on a removed file guards nothing.
-            if os.fstat(descriptor).st_nlink:
-                break
-            os.close(descriptor)
+        descriptor = _wait_for(path)
     except OSError as error:
         raise storage_error(path, error) from error
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
+        # A process forked meanwhile holds the same lock; closing alone would not open it.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _wait_for(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("waiting for another process that is busy with %s", path)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, OSError):  # no locks here, so nobody else can hold it
+                path.unlink(missing_ok=True)
+            raise
+        # The holder before us has removed the file; a lock on a removed file guards nothing.
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
         os.close(descriptor)
 
 
@@ -132,6 +174,12 @@ def storage_error(path: Path, error: OSError) -> StorageError:
             f"{path} could not be written: no space left where it lies ({error.strerror})",
             hint="free some space there (or name another place with --cache) and run the same "
             "command again: what was finished is kept",
+        )
+    if error.errno in _NO_LOCKS:
+        return StorageError(
+            f"{path} cannot be locked: the file system it lies on has no locks",
+            hint="copy the cache and its folder of parts to a local disk and pack it there; "
+            "reading needs no locks",
         )
     return StorageError(
         f"{path} could not be written: {error.strerror or error}",

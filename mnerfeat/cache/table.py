@@ -1,6 +1,5 @@
-"""A table of a cache, joined from its files, and the features in it."""
+"""A table of a cache, joined from its files."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
@@ -8,11 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from mnerfeat.cache.joining import JoinedFeature, Rows, find_ids, join_feature, merge_ids
+from mnerfeat.cache.feature import Feature
+from mnerfeat.cache.joining import (
+    TIES_LIMIT,
+    JoinedNames,
+    Rows,
+    join_feature,
+    join_ids,
+    join_names,
+)
 from mnerfeat.cache.schema import (
-    FAILED,
     OK,
     Bytes,
     Provenance,
@@ -22,147 +28,8 @@ from mnerfeat.cache.schema import (
     normalise_name,
     stack_ids,
 )
-from mnerfeat.cache.sealed import SealedFile, SealedNames, SealedTable
-from mnerfeat.errors import CacheLookupError, ProvenanceError
-
-
-class Feature:
-    """One feature of one table: `feature[rows]` gives its rows.
-
-    Attributes:
-        name: In the cache.
-        provenance: What made it.
-        state: (n,) uint8, of every row of the table: MISSING, OK or FAILED.
-        row_shape: Of one row, for example `(768,)`; `()` for a number.
-        dtype: As stored.
-    """
-
-    def __init__(self, name: str, table: "Table", joined: JoinedFeature) -> None:
-        self.name = name
-        self._table = table
-        self.joined = joined
-        self.provenance = joined.provenance
-        self.state = joined.state
-        self.row_shape = joined.row_shape
-        self.dtype = joined.dtype
-        self.generation = joined.generation
-
-    def __len__(self) -> int:
-        return len(self.state)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n, …)."""
-        return (len(self), *self.row_shape)
-
-    def __getitem__(self, rows: int | slice | ArrayLike) -> NDArray[Any]:
-        """The data of some rows, all of which must be OK.
-
-        Args:
-            rows: A row number, a slice, or (k,) row numbers.
-
-        Returns:
-            (…) for one row, (k, …) otherwise.
-
-        Raises:
-            CacheLookupError: Where a row is missing or failed; it names every one.
-        """
-        wanted = self._rows(rows)
-        if not self.complete:
-            self._check(wanted)
-        data = self.joined.take(wanted)
-        return data[0] if isinstance(rows, int | np.integer) else data
-
-    def read(self, rows: ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """The data of some rows, zero where a row is not OK, and which rows are.
-
-        Returns:
-            (k, …), and (k,) bool.
-        """
-        wanted = self._rows(rows)
-        fine = self.state[wanted] == OK
-        data = self.joined.take(wanted)
-        if not fine.all():
-            data[~fine] = 0
-        return data, fine
-
-    @cached_property
-    def complete(self) -> bool:
-        """Whether every row of the table is OK."""
-        return bool((self.state == OK).all())
-
-    @cached_property
-    def failures(self) -> Mapping[int, str]:
-        """Why rows failed, by row."""
-        return self.joined.reasons()
-
-    def require(self, provenance: Provenance, *, command: str) -> None:
-        """Make sure that this feature was made by what the run asks for.
-
-        Args:
-            provenance: What the run asks for.
-            command: What makes the feature anew.
-
-        Raises:
-            ProvenanceError: Where it was not; the error shows every fact that differs.
-        """
-        if provenance != self.provenance:
-            raise ProvenanceError(
-                f"{self.name} in {self._table.path} was made by something else than this run "
-                "asks for (what it holds, not what is asked for):",
-                faults=self.provenance.differences(provenance),
-                hint=command,
-            )
-
-    def fingerprint(self, rows: ArrayLike | None = None) -> str:
-        """SHA-256, in hex, of what some rows hold and of what made them.
-
-        Args:
-            rows: (k,) row numbers, in any order; all rows by default. Rows that are not OK
-                count as absent.
-        """
-        wanted = np.unique(self._rows(slice(None) if rows is None else rows))
-        wanted = wanted[self.state[wanted] == OK]
-        digest = hashlib.sha256(self.provenance.digest.encode())
-        digest.update(self._table.ids[wanted].tobytes())
-        digest.update(self.joined.take_crc32(wanted).astype("<u4").tobytes())
-        return digest.hexdigest()
-
-    def digest(self) -> str:
-        """SHA-256, in hex, of all rows: data, states, reasons and provenance."""
-        digest = hashlib.sha256(self.fingerprint().encode())
-        digest.update(self._table.ids.tobytes() + self.state.tobytes())
-        for row, reason in sorted(self.failures.items()):
-            digest.update(f"{row} {reason}\n".encode())
-        return digest.hexdigest()
-
-    def _rows(self, rows: int | slice | ArrayLike) -> Rows:
-        if isinstance(rows, slice):
-            return np.arange(len(self))[rows]
-        wanted = np.atleast_1d(np.asarray(rows))
-        if wanted.dtype == bool:
-            wanted = np.flatnonzero(wanted)
-        wanted = wanted.astype(np.int64, copy=False)
-        if wanted.ndim != 1 or (len(wanted) and not -1 < wanted.min() <= wanted.max() < len(self)):
-            raise CacheLookupError(
-                f"rows of {self.name} are numbers from 0 to {len(self) - 1} in one dimension; "
-                f"got shape {wanted.shape}, from {wanted.min()} to {wanted.max()}"
-            )
-        return wanted
-
-    def _check(self, rows: Rows) -> None:
-        unfit = np.unique(rows[self.state[rows] != OK])
-        if not len(unfit):
-            return
-        names = self._table.describe(unfit)
-        raise CacheLookupError(
-            f"{self.name} in {self._table.path} lacks {len(unfit):,} of the rows asked for:",
-            faults=[
-                f"{name}: {self.failures[row] if self.state[row] == FAILED else 'not extracted'}"
-                for name, row in zip(names, unfit.tolist(), strict=True)
-            ],
-            hint="run `mnerfeat extract` for these, or use `read`, which says which rows it has",
-        )
+from mnerfeat.cache.sealed import SealedFile, SealedNames
+from mnerfeat.errors import CacheFormatError
 
 
 class Table:
@@ -171,36 +38,36 @@ class Table:
     Attributes:
         name: `images`, `texts` or `pairs`.
         path: Of the cache.
-        ids: (n, 32) uint8, sorted: what each row is.
+        files: Of the cache, oldest first.
     """
 
     def __init__(self, name: str, path: Path, files: Sequence[SealedFile]) -> None:
         self.name = name
         self.path = path
-        self._files = [file for file in files if name in file.tables]
-        self._tables: list[SealedTable] = [file.tables[name] for file in self._files]
-        self.ids, self._prefix, self._union_rows = merge_ids(self._tables)
+        self.files = files
+        self._holders = [file for file in files if name in file.tables]
+        self._union = join_ids([file.tables[name] for file in self._holders])
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._union)
+
+    @property
+    def ids(self) -> Bytes:
+        """(n, 32) uint8, in ascending order: what each row is."""
+        return self._union.ids
 
     @cached_property
     def features(self) -> Mapping[str, Feature]:
         """By name, sorted."""
-        names = sorted({name for table in self._tables for name in table.features})
+        names = sorted({name for table in self._union.tables for name in table.features})
         return {
-            name: Feature(
-                name,
-                self,
-                join_feature(name, self._files, self._tables, self._union_rows, len(self)),
-            )
+            name: Feature(name, join_feature(name, self._holders, self._union), self)
             for name in names
         }
 
     def find(self, ids: Bytes | Sequence[bytes]) -> Rows:
         """The row of each identity, or -1."""
-        wanted = ids if isinstance(ids, np.ndarray) else stack_ids(ids)
-        return find_ids(self.ids, self._prefix, wanted)
+        return self._union.find(ids if isinstance(ids, np.ndarray) else stack_ids(ids))
 
     def done(self, feature: str, ids: Bytes, provenance: Provenance) -> NDArray[np.bool_]:
         """Which identities have this feature from this provenance: there is nothing to do.
@@ -225,38 +92,40 @@ class Table:
         encoded = [encode_name(normalise_name(name)) for name in names]
         hashes = np.frombuffer(b"".join(map(name_hash, encoded)), ">u8").astype("<u8")
         found = np.full(len(encoded), -1, np.int64)
-        for table, union_row in zip(self._tables[::-1], self._union_rows[::-1], strict=True):
+        for number in reversed(range(len(self._holders))):
+            table = self._union.tables[number]
             assert table.names is not None, "only images have names"
             unknown = np.flatnonzero(found < 0)
+            if not len(unknown):
+                break
             local = _find_hashed(table.names, hashes[unknown], [encoded[i] for i in unknown])
             # A row number that is not there comes from a damaged file.
-            local[local >= len(union_row)] = -1
-            found[unknown[local >= 0]] = union_row[local[local >= 0]]
+            there = (local >= 0) & (local < len(table))
+            found[unknown[there]] = self._union.place(number, local[there])
         return found
 
     def names(self) -> Iterator[tuple[str, int]]:
         """Every name that leads to a row, with the row (images only); the newest word counts."""
-        seen: set[bytes] = set()
-        several = len(self._tables) > 1
-        for table, union_row in zip(self._tables[::-1], self._union_rows[::-1], strict=True):
-            assert table.names is not None, "only images have names"
-            for i, row in enumerate(table.names.row.tolist()):
-                name = table.names.text[i]
-                if row < len(union_row) and name not in seen:
-                    if several:
-                        seen.add(name)
-                    yield decode_name(name), int(union_row[row])
+        joined = self.joined_names()
+        return (
+            (decode_name(text), row)
+            for text, row in zip(joined.texts(), joined.row.tolist(), strict=True)
+        )
+
+    def joined_names(self) -> JoinedNames:
+        """The same as arrays, ordered by the names' hashes."""
+        return join_names(self._holders, self._union)
 
     @cached_property
     def sizes(self) -> NDArray[np.int32]:
         """(n, 2): width and height in pixels, zero where unknown (images only)."""
-        return self._joined_column([table.size for table in self._tables], (2,), np.int32)
+        return self._joined_column([table.size for table in self._union.tables], (2,), np.int32)
 
     @cached_property
     def pair_ids(self) -> tuple[Bytes, Bytes]:
         """The identities of each pair's text and image, (n, 32) each (pairs only)."""
-        text = self._joined_column([table.text for table in self._tables], (32,), np.uint8)
-        image = self._joined_column([table.image for table in self._tables], (32,), np.uint8)
+        text = self._joined_column([table.text for table in self._union.tables], (32,), np.uint8)
+        image = self._joined_column([table.image for table in self._union.tables], (32,), np.uint8)
         return text, image
 
     def describe(self, rows: Rows) -> list[str]:
@@ -275,21 +144,37 @@ class Table:
         if len(columns) == 1 and columns[0] is not None:
             return columns[0]
         joined: NDArray[Any] = np.zeros((len(self), *shape), dtype)
-        for column, rows in zip(columns, self._union_rows, strict=True):
+        for number, column in enumerate(columns):
             assert column is not None
-            known = column.any(axis=1)
-            joined[rows[known]] = column[known]
+            known = np.flatnonzero(column.any(axis=1))
+            joined[self._union.place(number, known)] = column[known]
         return joined
 
 
 def _find_hashed(names: SealedNames, hashes: NDArray[np.uint64], encoded: list[bytes]) -> Rows:
+    """The row in its file that each name leads to, or -1."""
     rows = np.full(len(encoded), -1, np.int64)
-    start = np.searchsorted(names.hash, hashes).tolist()
     count = len(names.hash)
-    for i, (position, name) in enumerate(zip(start, encoded, strict=True)):
-        while position < count and names.hash[position] == hashes[i]:
-            if names.text[position] == name:
-                rows[i] = names.row[position]
-                break
-            position += 1  # noqa: PLW2901  (names that share a hash follow each other)
-    return rows
+    position = np.searchsorted(names.hash, hashes)
+    open_ = np.arange(len(encoded))
+    texts = names.text.data.data
+    for _ in range(TIES_LIMIT):
+        open_ = open_[position[open_] < count]
+        open_ = open_[names.hash[position[open_]] == hashes[open_]]
+        if not len(open_):
+            return rows
+        here = position[open_]
+        start, end = names.text.offset[here].tolist(), names.text.offset[here + 1].tolist()
+        hit = np.array(
+            [
+                last - first == len(encoded[i]) and texts[first:last] == encoded[i]
+                for i, first, last in zip(open_.tolist(), start, end, strict=True)
+            ]
+        )
+        rows[open_[hit]] = names.row[here[hit]]
+        open_ = open_[~hit]
+        position[open_] += 1  # names that share a hash follow each other
+    raise CacheFormatError(
+        f"more than {TIES_LIMIT} names share a hash: the file is damaged",
+        hint="`mnerfeat cache verify` names it",
+    )
