@@ -116,9 +116,14 @@ class Manifest:
         )
 
     def differences(self, other: "Manifest") -> list[str]:
-        """What must be equal for one run to go on where another stopped, and is not."""
+        """What must be equal for one run to go on where another stopped, and is not.
+
+        The device may be another one: it changes no more than rounding.
+        """
         names = ("head", "head_options", "text", "training", "types", "column_sizes")
         mine, theirs = _plain(self), _plain(other)
+        for plain in (mine, theirs):
+            plain["training"].pop("device", None)
         faults = []
         for name in (*names, "fingerprints"):
             faults += _differences(name, mine[name], theirs[name])
@@ -268,6 +273,17 @@ class Run:
         except (MnerfeatError, TypeError) as error:
             raise RunError(f"the head of {self.folder} cannot be built: {error}") from error
 
+    def text_config(self) -> TextConfig:
+        """The text encoder's options.
+
+        Raises:
+            RunError: This version knows no such option.
+        """
+        try:
+            return TextConfig(**self.manifest.text)
+        except (MnerfeatError, TypeError) as error:
+            raise RunError(f"the text options of {self.folder} cannot be used: {error}") from error
+
     def load_tagger(self, device: torch.device | str = "cpu") -> Tagger:
         """Rebuild the trained tagger, in evaluation mode.
 
@@ -279,12 +295,8 @@ class Run:
                 f"the run {self.folder} did not reach its end",
                 hint="`mnerfeat train --resume` continues it",
             )
-        try:
-            text = TextConfig(**self.manifest.text)
-        except (MnerfeatError, TypeError) as error:
-            raise RunError(f"the text encoder of {self.folder}: {error}") from error
         tagger = Tagger.build(
-            TextEncoder.from_folder(self.folder / "text", text),
+            TextEncoder.from_folder(self.folder / "text", self.text_config()),
             self.head_config(),
             TagSet(self.manifest.types),
             column_sizes=self.manifest.column_sizes,

@@ -100,6 +100,12 @@ def test_differences_name_every_option_that_differs():
     ]
 
 
+def test_a_run_may_go_on_on_another_device():
+    there, here = manifest(), manifest()
+    there.training["device"], here.training["device"] = "cuda", "cpu"
+    assert there.differences(here) == []
+
+
 def test_an_interrupted_run_is_not_taken_for_a_trained_one(tmp_path):
     run = Run.create(tmp_path / "runs", manifest())
     with pytest.raises(RunError, match="did not reach its end"):

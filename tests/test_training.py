@@ -22,6 +22,7 @@ from mnerfeat.heads.text_only import TextOnlyConfig
 from mnerfeat.tagger import Tagger
 from mnerfeat.text import TextConfig
 from mnerfeat.training import TrainingConfig, train
+from mnerfeat.training.config import training_config
 from mnerfeat.training.fitting import last_checkpoint, optimizer
 
 from . import tiny
@@ -207,6 +208,17 @@ def test_resuming_with_other_options_or_data_is_refused_by_name(folder, tmp_path
         "training.seed: 1 there, 7 here",
         "fingerprints.data: 'tiny' there, 'other' here",
     )
+
+
+def test_the_options_of_a_run_can_be_read_back(finished):
+    assert training_config(finished) == tiny.config(epochs=2)
+    assert finished.head_config() == IqcrConfig()
+    strange = dataclasses.replace(finished.manifest, training={"epoch": 1}, text={"model": "x"})
+    run = dataclasses.replace(finished, manifest=strange)
+    with pytest.raises(RunError, match="epoch"):
+        training_config(run)
+    with pytest.raises(RunError, match="model"):
+        run.text_config()
 
 
 def test_a_complete_run_is_not_resumed(folder, tmp_path):

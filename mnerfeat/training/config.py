@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mnerfeat.errors import ConfigError
+from mnerfeat.checkpoint import Run
+from mnerfeat.errors import ConfigError, RunError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -76,6 +77,18 @@ class TrainingConfig:
         faults = [fault for fault in faults if fault]
         if faults:
             raise ConfigError("options of training that cannot be used:", faults=faults)
+
+
+def training_config(run: Run) -> TrainingConfig:
+    """The options that a run was begun with.
+
+    Raises:
+        RunError: This version knows no such option.
+    """
+    try:
+        return TrainingConfig(**run.manifest.training)
+    except (ConfigError, TypeError) as error:
+        raise RunError(f"the training options of {run.folder} cannot be used: {error}") from error
 
 
 def _at_least(config: TrainingConfig, name: str, least: int) -> str:
