@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +102,6 @@ class Extractor(Protocol):
         ...
 
 
-@runtime_checkable
 class TextExtractor(Extractor, Protocol):
     """An extractor that also looks at posts' texts."""
 
@@ -126,6 +125,12 @@ class TextExtractor(Extractor, Protocol):
             because they are longer than `context_length`.
         """
         ...
+
+
+def reads_texts(extractor: Extractor) -> TypeGuard[TextExtractor]:
+    """Whether an extractor also looks at texts."""
+    # Not by isinstance, which would compute every property of the protocol.
+    return hasattr(type(extractor), "extract_texts")
 
 
 def usual_size(compute: Compute) -> int:

@@ -111,11 +111,11 @@ def _named(name: str) -> "torch.device":
 @contextlib.contextmanager
 def matrix_precision(compute: Compute) -> Iterator[None]:
     """Let float32 products use TF32 on CUDA; the settings are torch's own, so put them back."""
-    import torch  # noqa: PLC0415
-
     if compute.device.type != "cuda":
         yield
         return
+    import torch  # noqa: PLC0415
+
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, convolution.allow_tf32
     matmul.allow_tf32 = convolution.allow_tf32 = True

@@ -7,7 +7,7 @@ from os import PathLike
 
 from mnerfeat.cache import OK, FeatureCache, stack_ids
 from mnerfeat.errors import ConfigError
-from mnerfeat.extractors.base import Extractor, TextExtractor
+from mnerfeat.extractors.base import Extractor, reads_texts
 from mnerfeat.extractors.config import ExtractConfig
 from mnerfeat.extractors.engine import LocalEngine, progress_bar, usable_cores
 from mnerfeat.extractors.planning import (
@@ -57,7 +57,7 @@ def extract(
     if not config.replace:
         check_provenance(cache, extractors)
     plan = _plan_images(config, names, cache, extractors)
-    reader = next((e for e in extractors if isinstance(e, TextExtractor)), None)
+    reader = next(filter(reads_texts, extractors), None)
     text_plan = plan_texts(texts, cache, reader) if reader else TextPlan(texts=0, todo=())
     if not plan.names and not text_plan.texts:
         raise ConfigError(
