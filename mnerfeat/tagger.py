@@ -259,6 +259,23 @@ class Tagger(nn.Module):
         return found
 
 
+def choose_device(name: str = "auto") -> torch.device:
+    """The device to tag on: `auto` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}; choose auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"the device is {name!r}, and torch sees no GPU", hint="mnerfeat doctor")
+    return device
+
+
 def gold_ids(posts: Sequence[Post], tag_set: TagSet) -> list[list[int]]:
     """The tag ids of labelled posts.
 

@@ -7,6 +7,7 @@ from mnerfeat.datasets.folder import (
     read_folder,
     read_posts,
     read_split,
+    read_texts,
 )
 from mnerfeat.datasets.mner_mi import write_json_lines
 from mnerfeat.datasets.posts import Post
@@ -24,5 +25,6 @@ __all__ = [
     "read_folder",
     "read_posts",
     "read_split",
+    "read_texts",
     "write_json_lines",
 ]

@@ -186,6 +186,9 @@ class VisionTable:
         mask = rows >= 0
         columns = {}
         for name, column in self.image_columns.items():
+            if not len(column):  # not one image can be used
+                columns[name] = torch.zeros(*mask.shape, *column.shape[1:], device=rows.device)
+                continue
             values = column[rows.clamp(min=0).to(column.device)].to(rows.device).float()
             columns[name] = values * mask.view(*mask.shape, *[1] * (values.ndim - 2))
         for name, column in self.pair_columns.items():

@@ -7,7 +7,15 @@ A post longer than the encoder's positions is read in overlapping windows, and e
 its state from the window in which it stands farthest from a cut, so no word is ever dropped.
 """
 
-from mnerfeat.text.encoder import TextConfig, TextEncoder
+from mnerfeat.text.encoder import TextConfig, TextEncoder, load_tokenizer
 from mnerfeat.text.pieces import PieceBatch, Pieces, TextCounts, Tokenizer
 
-__all__ = ["PieceBatch", "Pieces", "TextConfig", "TextCounts", "TextEncoder", "Tokenizer"]
+__all__ = [
+    "PieceBatch",
+    "Pieces",
+    "TextConfig",
+    "TextCounts",
+    "TextEncoder",
+    "Tokenizer",
+    "load_tokenizer",
+]

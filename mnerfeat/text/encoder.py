@@ -86,9 +86,7 @@ class TextEncoder(nn.Module):
         """
         with _model_errors(config.encoder):
             settings = AutoConfig.from_pretrained(config.encoder, **_hub(config))
-            backend = AutoTokenizer.from_pretrained(
-                config.encoder, add_prefix_space=True, **_hub(config)
-            )
+            backend = load_tokenizer(config)
             with _quiet():
                 model, loading = AutoModel.from_pretrained(
                     config.encoder,
@@ -250,6 +248,16 @@ def _quiet() -> Iterator[None]:
         hf_logging.set_verbosity(verbosity)
         if bar:
             hf_logging.enable_progress_bar()
+
+
+def load_tokenizer(config: TextConfig) -> Any:
+    """The tokenizer of a text encoder, as the `transformers` library has it.
+
+    Raises:
+        ModelError: It cannot be found or read.
+    """
+    with _model_errors(config.encoder):
+        return AutoTokenizer.from_pretrained(config.encoder, add_prefix_space=True, **_hub(config))
 
 
 @contextmanager

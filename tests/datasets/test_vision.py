@@ -123,6 +123,14 @@ def test_posts_without_images_need_no_features() -> None:
     assert columns == {}
 
 
+def test_a_table_of_which_no_image_can_be_used_gives_zeros(path: Path) -> None:
+    table = VisionTable.from_cache(FeatureCache(path), [post(0, "bad.jpg"), post(1)], COLUMNS)
+    mask, columns = table.batch(torch.tensor([0, 1]))
+    assert mask.tolist() == [[False], [False]]
+    assert columns["vit_cls"].tolist() == [[[0, 0, 0, 0]], [[0, 0, 0, 0]]]
+    assert columns[RELEVANCE].tolist() == [[0], [0]]
+
+
 def test_a_batch_on_the_device_is_as_wide_as_the_table() -> None:
     rows = torch.tensor([[0, -1, 1], [1, -1, -1]])
     column = torch.arange(4.0).view(2, 2)

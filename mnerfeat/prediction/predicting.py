@@ -78,16 +78,21 @@ def predict(
     return [Prediction(post=post, tagged=tagged) for post, tagged in zip(posts, found, strict=True)]
 
 
+def predictions_text(predictions: Sequence[Prediction]) -> str:
+    """Predictions as JSONL."""
+    lines = (json.dumps(one.record(), ensure_ascii=False, allow_nan=False) for one in predictions)
+    return "".join(f"{line}\n" for line in lines)
+
+
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     """Write predictions as JSONL, all or nothing.
 
     Raises:
         StorageError: The file cannot be written; an older one is then left as it was.
     """
-    lines = (json.dumps(one.record(), ensure_ascii=False, allow_nan=False) for one in predictions)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        partial.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        partial.write_text(predictions_text(predictions), "utf-8")
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -1,0 +1,5 @@
+"""`python -m mnerfeat`, the same as `mnerfeat`."""
+
+from mnerfeat.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""The program: all commands, and what happens to errors."""
+
+import logging
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from mnerfeat import __version__
+from mnerfeat.cli import caching, checking, extracting, learning, playing
+from mnerfeat.errors import ConfigError, MnerfeatError
+
+app = typer.Typer(
+    name="mnerfeat",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+extracting.register(app)
+learning.register(app)
+app.add_typer(caching.app, name="cache")
+app.add_typer(checking.data_app, name="data")
+checking.register(app)
+playing.register(app)
+
+
+@app.callback()
+def options(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tell more of what is going on.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+    ] = False,
+) -> None:
+    """Named-entity recognition in posts with several images.
+
+    In a folder with `data/` (train, dev, test) and some images:
+
+    mnerfeat extract --images DIR, then mnerfeat train --head iqcr, then mnerfeat eval --split test.
+    """
+    if version:
+        typer.echo(f"mnerfeat {__version__}")
+        raise typer.Exit
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("mnerfeat").setLevel(level)
+
+
+def main() -> None:
+    """Run the program; every error of ours ends in a message and an exit code that is not 0."""
+    try:
+        app()
+    except MnerfeatError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except BrokenPipeError:
+        # Whoever read our output has gone, `head` for example: nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,86 @@
+"""`mnerfeat extract`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnerfeat.cli.options import Cache, Preset, Set, settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add `extract` to the program."""
+    app.command("extract")(extract_command)
+
+
+def extract_command(
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="Folder of images, searched with all folders in it."),
+    ] = None,
+    posts: Annotated[
+        Path | None,
+        typer.Option(
+            "--posts",
+            help="Folder of train, dev and test, or a file of posts, for the CLIP embeddings of "
+            "their texts.  [default: data, where it exists]",
+        ),
+    ] = None,
+    cache: Cache = None,
+    preset: Preset = None,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", help="Some of vit,clip,quality.  [default: all three]"),
+    ] = None,
+    vit: Annotated[
+        str | None, typer.Option("--vit", help="A ViT of transformers, by id or folder.")
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option("--clip", help="A model of open_clip: NAME:TAG, or a folder.")
+    ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option("--quality", help="maniqa, piqe, or an image model with one output."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.  [default: auto]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Inputs of a model that run at once.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes that decode images.")
+    ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Make features anew that another model has made."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what there is to do, and do nothing.")
+    ] = False,
+    overrides: Set = None,
+) -> None:
+    """Look at every image once, and write what the models see into the cache.
+
+    Only what is missing is done: run it again after adding images or after an interruption.
+    """
+    from mnerfeat.config.planning import plan_extraction
+    from mnerfeat.datasets import read_texts
+    from mnerfeat.extractors.run import extract
+
+    found = settings(overrides, cache=cache, preset=preset)
+    config = plan_extraction(
+        found,
+        images=images,
+        features=tuple(features.split(",")) if features else None,
+        vit=vit,
+        clip=clip,
+        quality=quality,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        replace=replace or None,
+        dry_run=dry_run or None,
+    )
+    folder = posts or (found.data if found.data.is_dir() else None)
+    typer.echo(extract(config, texts=read_texts(folder) if folder else ()))

@@ -1,0 +1,101 @@
+"""Predictions for posts whose images may not be in any cache yet."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mnerfeat.cache import FeatureCache
+from mnerfeat.checkpoint import Run, find_run
+from mnerfeat.datasets import Post, read_posts
+from mnerfeat.datasets.raw_text import words_of
+from mnerfeat.datasets.vision import FEATURES_OF_COLUMN
+from mnerfeat.errors import DataError
+from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.prediction.evaluating import require_features
+from mnerfeat.prediction.predicting import Prediction, predict
+from mnerfeat.tagger import Tagger, choose_device
+
+
+def predict_file(
+    path: Path, config: ExtractConfig, runs: Path, name: str | None, *, extract_first: bool
+) -> list[Prediction]:
+    """Predict the posts of a file.
+
+    Args:
+        path: Posts in any format, labelled or not.
+        config: Its cache is read; where `extract_first`, its models extract what that lacks of
+            the posts' images in its folder, and of their texts.
+        runs: The folder of run folders.
+        name: Of the run; None is the newest complete one.
+        extract_first: Whether to extract.
+
+    Raises:
+        DataError: With every line that cannot be used.
+        RunError: Where there is no such run.
+        ProvenanceError: Where the features are not those that the run was trained on.
+        CacheError: Where features are missing.
+    """
+    posts = read_posts(path)
+    run = find_run(runs, name)
+    tagger = run.load_tagger(choose_device())
+    if extract_first:
+        _extract(tagger, posts, config)
+    return _predict(run, tagger, posts, config.cache)
+
+
+def predict_post(
+    text: str, images: Sequence[Path], config: ExtractConfig, runs: Path, name: str | None
+) -> Prediction:
+    """Predict one post; what is extracted for it goes into no cache that lasts.
+
+    Args:
+        text: Split into words as the data sets are.
+        images: Files.
+        config: Whose models extract.
+        runs: The folder of run folders.
+        name: Of the run; None is the newest complete one.
+
+    Raises:
+        DataError: Where the text has no word, or images are not there.
+        RunError: Where there is no such run.
+        ProvenanceError: Where the models are not those that the run was trained on.
+    """
+    words = words_of(text)
+    if not words:
+        raise DataError(f"the text {text!r} has no word")
+    absent = [str(path) for path in images if not path.is_file()]
+    if absent:
+        raise DataError("images that are not there:", faults=absent)
+    run = find_run(runs, name)
+    tagger = run.load_tagger(choose_device())
+    root = Path(Path.cwd().anchor)
+    names = tuple(path.resolve().relative_to(root).as_posix() for path in images)
+    post = Post(id="post", words=words, images=names)
+    with tempfile.TemporaryDirectory() as folder:
+        config = replace(config, images=root, cache=Path(folder) / "features.h5")
+        _extract(tagger, [post], config)
+        (found,) = _predict(run, tagger, [post], config.cache)
+    return Prediction(post=replace(post, images=tuple(map(str, images))), tagged=found.tagged)
+
+
+def _extract(tagger: Tagger, posts: Sequence[Post], config: ExtractConfig) -> None:
+    """Extract what the head reads of posts and is not in the cache yet."""
+    features = {name for column in tagger.head.columns for name in FEATURES_OF_COLUMN[column]}
+    names = dict.fromkeys(name for post in posts for name in post.images)
+    names = {name: None for name in names if (config.images / name).is_file()}
+    if not features or not names:
+        return
+    from mnerfeat.extractors.run import extract  # noqa: PLC0415 - needs an extra
+
+    extractors = tuple(sorted({feature.split("_", maxsplit=1)[0] for feature in features}))
+    texts = [post.text for post in posts if post.images] if "clip_text" in features else []
+    extract(replace(config, features=extractors), texts=texts, names=names)
+
+
+def _predict(run: Run, tagger: Tagger, posts: Sequence[Post], path: Path) -> list[Prediction]:
+    cache = None
+    if tagger.head.columns and any(post.images for post in posts):
+        cache = FeatureCache(path)
+        require_features(run, cache)
+    return predict(tagger, posts, cache)
