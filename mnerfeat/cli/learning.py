@@ -1,5 +1,6 @@
 """`mnerfeat train`, `mnerfeat eval` and `mnerfeat predict`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +77,7 @@ def train_command(
                 "device": device,
             },
         )
-    typer.echo(render_training(carry_out(plan, progress=True)))
+    typer.echo(render_training(carry_out(plan, progress=sys.stderr.isatty())))
 
 
 def eval_command(
@@ -107,7 +108,12 @@ def eval_command(
         evaluations = [evaluate_predictions(predictions, found.data, split)]
     else:
         evaluations = evaluate_runs(
-            run or [None], found.runs, data=found.data, cache=found.cache, split=split
+            run or [None],
+            found.runs,
+            data=found.data,
+            cache=found.cache,
+            split=split,
+            progress=sys.stderr.isatty(),
         )
     typer.echo(render_evaluation(evaluations))
 

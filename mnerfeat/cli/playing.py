@@ -28,9 +28,8 @@ def toy_command(
     from mnerfeat.toy import WorldConfig, make_world
 
     given = {"train": train, "dev": dev, "test": test, "seed": seed}
-    world = make_world(folder, **vars(build(WorldConfig, "toy", given)))
+    make_world(folder, **vars(build(WorldConfig, "toy", given)))
     typer.echo(
-        f"{world}\n"
         f"next: cd {folder} && mnerfeat extract --images images && mnerfeat train --head iqcr"
     )
 
