@@ -220,19 +220,17 @@ class Feature:
         given = np.asarray(rows)
         if given.dtype == bool:
             given = np.flatnonzero(given)
-        wanted = np.atleast_1d(given.astype(np.int64, copy=False))
-        # Seen as unsigned numbers, those below zero are beyond the end.
-        if (
-            wanted.ndim != 1
-            or (given.dtype.kind not in "iu" and wanted.size)
-            or (wanted.size and np.maximum.reduce(wanted.view(np.uint64)) >= self._length)
-        ):
-            raise CacheLookupError(
-                f"rows of {self.name} are whole numbers from 0 to {len(self) - 1} in one "
-                f"dimension; got {given.dtype} of shape {given.shape}"
-                + (f", from {given.min()} to {given.max()}" if given.size else "")
-            )
-        return wanted
+        numbers = given.dtype.kind in "iu" or not given.size
+        if numbers and given.ndim < 2:
+            wanted = np.atleast_1d(given.astype(np.int64, copy=False))
+            # Seen as unsigned numbers, those below zero are beyond the end.
+            if not wanted.size or np.maximum.reduce(wanted.view(np.uint64)) < self._length:
+                return wanted
+        raise CacheLookupError(
+            f"rows of {self.name} are whole numbers from 0 to {len(self) - 1} in one dimension; "
+            f"got {given.dtype} of shape {given.shape}"
+            + (f", from {given.min()} to {given.max()}" if numbers and given.size else "")
+        )
 
     def _check(self, rows: Rows) -> None:
         unfit = np.unique(rows[self.state[rows] != OK])

@@ -74,6 +74,11 @@ class Group:
             raise UnfitError(f"{self.name} has two members of one name")
         return dict(links)
 
+    @property
+    def attributes(self) -> list[str]:
+        """The names of its attributes."""
+        return list(self._attributes)
+
     @cached_property
     def _attributes(self) -> Mapping[str, _Attribute]:
         return dict(_attribute(data) for data in self._all(_ATTRIBUTE, _ATTRIBUTE_INFO))
@@ -218,8 +223,12 @@ def _dataset(messages: Mapping[int, bytes], name: str) -> Dataset:
 def _shape(space: bytes) -> tuple[int, ...] | None:
     """A shape, `()` for a single value; None for nothing at all."""
     cursor = Cursor(space)
-    cursor.expect(b"\x02")
-    rank, _, kind = cursor.number(1), cursor.number(1), cursor.number(1)
+    version, rank, _, kind = (cursor.number(1) for _ in range(4))
+    if version not in {1, 2}:
+        raise UnfitError("its metadata is damaged, or of a version that no cache has")
+    if version == 1:
+        kind = 1
+        cursor.take(4)
     return None if kind == 2 else tuple(cursor.number(8) for _ in range(rank))
 
 
@@ -254,14 +263,20 @@ def _link(data: bytes) -> tuple[str, int | None]:
 
 
 def _attribute(data: bytes) -> tuple[str, _Attribute]:
+    """An attribute; of version 1 or 2 where a program has added it to the file later."""
     cursor = Cursor(data)
-    cursor.expect(b"\x03")
-    flags = cursor.number(1)
-    name, dtype, space = (cursor.number(2) for _ in range(3))
-    cursor.take(1)
-    return _text(cursor.take(name).rstrip(b"\0")), _Attribute(
-        bool(flags), cursor.take(dtype), cursor.take(space), cursor.take(cursor.left)
-    )
+    version, flags = cursor.number(1), cursor.number(1)
+    if version not in {1, 2, 3}:
+        raise UnfitError("its metadata is damaged, or of a version that no cache has")
+    sizes = [cursor.number(2) for _ in range(3)]
+    cursor.take(1 if version == 3 else 0)
+    pieces = []
+    for size in sizes:
+        pieces.append(cursor.take(size))
+        cursor.take(min(-size % 8, cursor.left) if version == 1 else 0)
+    shared = version > 1 and bool(flags)
+    name = _text(pieces[0].rstrip(b"\0"))
+    return name, _Attribute(shared, pieces[1], pieces[2], cursor.take(cursor.left))
 
 
 def _value(blocks: Blocks, attribute: _Attribute) -> str | int | None:

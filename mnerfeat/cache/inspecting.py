@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mnerfeat.cache.encoding import checksums
-from mnerfeat.cache.joining import join_ids, sort_ids
-from mnerfeat.cache.reader import FeatureCache, parts_folder
-from mnerfeat.cache.schema import FAILED, MISSING, OK, Provenance, name_hash, prefixes
-from mnerfeat.cache.sealed import SealedFeature, SealedFile, SealedTable, TextColumn, open_sealed
+from mnerfeat.cache.checking import feature_faults, table_faults
+from mnerfeat.cache.joining import join_ids
+from mnerfeat.cache.reader import FeatureCache, candidates, no_cache
+from mnerfeat.cache.schema import FAILED, MISSING, OK, Provenance
+from mnerfeat.cache.sealed import SealedFile, open_sealed
 from mnerfeat.errors import CacheError
-
-_ROWS_AT_ONCE = 4096
 
 Progress = Callable[[int, int], None]
 """Called with the rows checked so far and the rows in all."""
@@ -129,8 +127,7 @@ def verify(path: str | PathLike[str], progress: Progress | None = None) -> list[
     path = Path(path)
     files: list[SealedFile] = []
     faults: list[str] = []
-    candidates = [path] if path.exists() else []
-    for candidate in [*candidates, *sorted(parts_folder(path).glob("part-*.h5"))]:
+    for candidate in candidates(path):
         try:
             files.append(open_sealed(candidate))
         except FileNotFoundError:
@@ -138,10 +135,7 @@ def verify(path: str | PathLike[str], progress: Progress | None = None) -> list[
         except CacheError as error:
             faults.append(error.what)
     if not files and not faults:
-        raise CacheError(
-            f"there is no feature cache at {path}",
-            hint="make one with `mnerfeat extract --images DIR`, or name another",
-        )
+        raise no_cache(path)
     total = sum(
         len(table) * len(table.features) for file in files for table in file.tables.values()
     )
@@ -149,67 +143,30 @@ def verify(path: str | PathLike[str], progress: Progress | None = None) -> list[
     for file in files:
         for name, table in file.tables.items():
             where = f"{file.path} /{name}"
-            faults += [f"{where}: {fault}" for fault in _table_faults(table)]
+            faults += [f"{where}: {fault}" for fault in table_faults(table)]
             for feature_name, feature in table.features.items():
-                for count, found in _feature_faults(table, feature):
+                for count, found in feature_faults(table, feature):
                     faults += [f"{where}/{feature_name}: {fault}" for fault in found]
                     checked += count
                     if progress:
                         progress(checked, total)
-    faults += _dangling(files)
-    return faults
+    return [*faults, *_contradictions(files), *_dangling(files)]
 
 
-def _table_faults(table: SealedTable) -> Iterator[str]:
-    order, new = sort_ids(table.id)
-    if not new.all() or (order != np.arange(len(order))).any():
-        yield "identities are out of order or double"
-    wrong = int((prefixes(table.id) != table.prefix).sum())
-    if wrong:
-        yield f"{wrong} of {len(table)} entries of the look-up table are wrong"
-    if table.names is not None:
-        yield from _texts_faults("names", table.names.text)
-        if len(table.names.row) and int(table.names.row.max()) >= len(table):
-            yield "names lead to rows that are not there"
-        names = [table.names.text[i] for i in range(len(table.names.row))]
-        hashes = [int.from_bytes(name_hash(name)) for name in names]
-        if hashes != table.names.hash.tolist() or hashes != sorted(hashes):
-            yield "the look-up table of names is wrong"
-
-
-def _texts_faults(what: str, texts: TextColumn) -> Iterator[str]:
-    offsets = texts.offset.astype(object)
-    if len(offsets) and (
-        offsets[0] != 0 or offsets[-1] != len(texts.data) or (offsets[1:] < offsets[:-1]).any()
-    ):
-        yield f"the {what} are not laid out one after the other"
-
-
-def _feature_faults(table: SealedTable, feature: SealedFeature) -> Iterator[tuple[int, list[str]]]:
-    """Faults of some rows at a time, with the number of rows looked at."""
-    faults = []
-    unknown = int((feature.state > FAILED).sum())
-    if unknown:
-        faults.append(f"{unknown} rows have an unknown state")
-    failed = np.flatnonzero(feature.state == FAILED)
-    if not np.isin(feature.reason_row, failed).all():
-        faults.append("reasons are given for rows that did not fail")
-    faults += _texts_faults("reasons", feature.reason_text)
-    yield 0, faults
-    for start in range(0, len(table), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        fine = feature.state[rows] == OK
-        data = feature.data[rows]
-        wrong = fine & (checksums(table.id[rows], data) != feature.crc32[rows])
-        found = []
-        if wrong.any():
-            ids = [table.id[start + i].tobytes().hex()[:16] for i in np.flatnonzero(wrong)[:3]]
-            found.append(
-                f"{int(wrong.sum())} rows do not match their checksums ({', '.join(ids)}, …)"
-            )
-        if data.dtype.kind == "f" and not np.isfinite(data[fine]).all():
-            found.append("rows that count as OK are not finite")
-        yield len(fine), found
+def _contradictions(files: list[SealedFile]) -> Iterator[str]:
+    """Features that stand in two tables, or whose rows differ in kind."""
+    kinds: dict[tuple[str, str], tuple[str, Path]] = {}
+    for file in files:
+        for table_name, table in file.tables.items():
+            for name, feature in table.features.items():
+                rows = f"rows of {feature.data.shape[1:]} {feature.data.dtype}"
+                for maker, kind in (
+                    ("", f"in /{table_name}"),
+                    (feature.provenance.digest, rows),
+                ):
+                    before, where = kinds.setdefault((name, maker), (kind, file.path))
+                    if kind != before:
+                        yield f"{file.path} {name}: {kind}, but {before} in {where}"
 
 
 def _dangling(files: list[SealedFile]) -> Iterator[str]:
@@ -219,6 +176,10 @@ def _dangling(files: list[SealedFile]) -> Iterator[str]:
         for file in files:
             pairs = file.tables.get("pairs")
             if pairs is not None:
-                lost = int((union.find(getattr(pairs, column)) < 0).sum())
+                try:
+                    lost = int((union.find(getattr(pairs, column)) < 0).sum())
+                except CacheError as error:
+                    yield error.what
+                    return
                 if lost:
                     yield f"{file.path} /pairs: {lost} pairs point to {name} that are not there"

@@ -40,7 +40,7 @@ class Union:
     @cached_property
     def ids(self) -> Bytes:
         """(n, 32) uint8."""
-        if len(self.tables) == 1:
+        if len(self.rows) == 1 and self.rows[0] is None:
             return self.tables[0].id
         ids = np.zeros((len(self), ID_BYTES), np.uint8)
         for table, rows in zip(self.tables, self.rows, strict=True):
@@ -81,9 +81,14 @@ class Union:
         )
 
 
-def join_ids(tables: Sequence[SealedTable]) -> Union:
-    """The union of the tables' rows, by identity."""
-    if len(tables) == 1:
+def join_ids(tables: Sequence[SealedTable], *, trusted: bool = True) -> Union:
+    """The union of the tables' rows, by identity.
+
+    Args:
+        tables: Oldest first.
+        trusted: Take a single table as it is: in order, each identity once.
+    """
+    if len(tables) == 1 and trusted:
         return Union(tables, tables[0].prefix, [None])
     if not tables:
         return Union(tables, np.zeros(0, np.uint64), [])
@@ -303,7 +308,7 @@ def join_names(files: Sequence[SealedFile], union: Union) -> JoinedNames:
     hash_, rows, source, local = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     order = np.argsort(hash_, kind="stable")
     joined = JoinedNames(hash_[order], rows[order], source[order], local[order], all_names)
-    return joined.select(_first_of_each(joined)) if len(parts) > 1 else joined
+    return joined.select(_first_of_each(joined))
 
 
 def _first_of_each(names: JoinedNames) -> NDArray[np.bool_]:

@@ -24,6 +24,20 @@ def parts_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.d")
 
 
+def candidates(path: Path) -> list[Path]:
+    """The files of the cache at `path`, whether they can be read or not."""
+    parts = sorted(parts_folder(path).glob("part-*.h5"))
+    return [path, *parts] if path.exists() else parts
+
+
+def no_cache(path: Path) -> CacheError:
+    """The error for a cache that is not there."""
+    return CacheError(
+        f"there is no feature cache at {path}",
+        hint="make one with `mnerfeat extract --images DIR`, or name another with --cache",
+    )
+
+
 class FeatureCache:
     """A feature cache, open for reading.
 
@@ -46,15 +60,31 @@ class FeatureCache:
     """
 
     def __init__(self, path: str | PathLike[str], *, missing_ok: bool = False) -> None:
-        self.path = Path(path)
-        self.files = _open_all(self.path)
+        path = Path(path)
+        self._fill(path, _open_all(path), trusted=True)
         if not self.files and not missing_ok:
-            raise CacheError(
-                f"there is no feature cache at {self.path}",
-                hint="make one with `mnerfeat extract --images DIR`, or name another with --cache",
-            )
+            raise no_cache(path)
+
+    @classmethod
+    def of_files(
+        cls, path: Path, files: Sequence[SealedFile], *, trusted: bool = True
+    ) -> "FeatureCache":
+        """A cache made of files that are open already.
+
+        Args:
+            path: What it is called.
+            files: Oldest first.
+            trusted: Take for granted that each is in order.
+        """
+        cache = cls.__new__(cls)
+        cache._fill(path, files, trusted=trusted)
+        return cache
+
+    def _fill(self, path: Path, files: Sequence[SealedFile], *, trusted: bool) -> None:
+        self.path = path
+        self.files = tuple(files)
         self.images, self.texts, self.pairs = (
-            Table(name, self.path, self.files) for name in TABLES
+            Table(name, path, self.files, trusted=trusted) for name in TABLES
         )
 
     def __enter__(self) -> Self:
@@ -71,10 +101,10 @@ class FeatureCache:
     @property
     def features(self) -> list[str]:
         """The names of all features."""
-        return sorted(name for table in self._all() for name in table.features)
+        return sorted(name for table in self.tables for name in table.features)
 
     def __contains__(self, feature: object) -> bool:
-        return any(feature in table.features for table in self._all())
+        return any(feature in table.features for table in self.tables)
 
     def __getitem__(self, feature: str) -> Feature:
         """A feature by its name.
@@ -82,7 +112,7 @@ class FeatureCache:
         Raises:
             CacheLookupError: Where the cache does not hold it.
         """
-        for table in self._all():
+        for table in self.tables:
             if feature in table.features:
                 return table.features[feature]
         raise CacheLookupError(
@@ -132,7 +162,9 @@ class FeatureCache:
             names.update(encode_name(name) + b"\0" + self.images.ids[row].tobytes())
         return {**digests, "names": names.hexdigest()}
 
-    def _all(self) -> tuple[Table, Table, Table]:
+    @property
+    def tables(self) -> tuple[Table, Table, Table]:
+        """`images`, `texts` and `pairs`."""
         return (self.images, self.texts, self.pairs)
 
     def __reduce__(self) -> tuple[Callable[..., "FeatureCache"], tuple[Path, list[str]]]:

@@ -211,6 +211,28 @@ def refusing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def view(data: mmap.mmap | bytes, dataset: Dataset, where: str) -> NDArray[Any]:
+    """A dataset as a view of its file: one block of plain numbers that lies inside it.
+
+    Raises:
+        UnfitError: Where it is anything else.
+    """
+    shape = dataset.shape
+    if not dataset.plain or shape is None:
+        raise UnfitError(f"{where} is not stored as one plain block")
+    if dataset.dtype is None:
+        raise UnfitError(f"{where} does not hold plain numbers")
+    if not 1 <= len(shape) <= DIMENSIONS_LIMIT or max(shape) > _LENGTH_LIMIT:
+        raise UnfitError(f"{where} has shape {shape}")
+    count = math.prod(shape)
+    if count == 0:
+        return np.zeros(shape, dataset.dtype)
+    end = (dataset.address or 0) + count * dataset.dtype.itemsize
+    if not dataset.address or end > len(data):
+        raise UnfitError(f"{where} lies outside the file: it is truncated")
+    return np.frombuffer(data, dataset.dtype, count, dataset.address).reshape(shape)
+
+
 class _Reader:
     """Turns the datasets of a file into views of its map, trusting nothing it reads."""
 
@@ -349,26 +371,14 @@ class _Reader:
         dataset = group.open(name)
         if not isinstance(dataset, Dataset):
             raise UnfitError(f"{where} is missing")
-        if not dataset.plain or dataset.shape is None:
-            raise UnfitError(f"{where} is not stored as one plain block")
-        if dataset.dtype is None or dataset.dtype.str not in codes:
-            got = "something else" if dataset.dtype is None else dataset.dtype.str
-            raise UnfitError(f"{where} holds {got}, not {' or '.join(codes)}")
-        shape = dataset.shape
-        if not 1 <= len(shape) <= DIMENSIONS_LIMIT or n_dimensions not in {None, len(shape)}:
-            raise UnfitError(f"{where} has {len(shape)} dimensions")
-        if n_rows is not None and shape[0] != n_rows:
-            raise UnfitError(f"{where} has {shape[0]} rows, not {n_rows}")
-        if max(shape) > _LENGTH_LIMIT:
-            raise UnfitError(f"{where} has shape {shape}")
-        count = math.prod(shape)
-        if count == 0:
-            return np.zeros(shape, dataset.dtype)
-        end = (dataset.address or 0) + count * dataset.dtype.itemsize
-        if not dataset.address or end > len(self._data):
-            raise UnfitError(f"{where} lies outside the file: it is truncated")
-        array = np.frombuffer(self._data, dataset.dtype, count, dataset.address)
-        return array.reshape(shape)
+        array = view(self._data, dataset, where)
+        if array.dtype.str not in codes:
+            raise UnfitError(f"{where} holds {array.dtype.str}, not {' or '.join(codes)}")
+        if n_dimensions not in {None, array.ndim}:
+            raise UnfitError(f"{where} has {array.ndim} dimensions")
+        if n_rows is not None and len(array) != n_rows:
+            raise UnfitError(f"{where} has {len(array)} rows, not {n_rows}")
+        return array
 
     def _group(self, group: Group, name: str) -> Group:
         opened = group.open(name)

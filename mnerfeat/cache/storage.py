@@ -5,6 +5,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,40 @@ def replacing(path: Path) -> Iterator[AtomicFile]:
         fsync_folder(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A temporary name for a library to write a file or a folder to; `path` when the block ends.
+
+    Raises:
+        StorageError: Where it cannot be written. Nothing is left, and `path` is as it was.
+    """
+    # Not `TEMPORARY`: nobody holds a lock on it, so a pack in the same folder would remove it.
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            if temporary.exists():
+                _fsync_all(temporary)
+                temporary.replace(path)
+        finally:
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            temporary.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _fsync_all(path: Path) -> None:
+    for file in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _create_locked(path: Path) -> int:

@@ -39,35 +39,39 @@ class Table:
         name: `images`, `texts` or `pairs`.
         path: Of the cache.
         files: Of the cache, oldest first.
+        holders: Those of them that have the table.
+        union: Their rows.
     """
 
-    def __init__(self, name: str, path: Path, files: Sequence[SealedFile]) -> None:
+    def __init__(
+        self, name: str, path: Path, files: Sequence[SealedFile], *, trusted: bool = True
+    ) -> None:
         self.name = name
         self.path = path
         self.files = files
-        self._holders = [file for file in files if name in file.tables]
-        self._union = join_ids([file.tables[name] for file in self._holders])
+        self.holders = [file for file in files if name in file.tables]
+        self.union = join_ids([file.tables[name] for file in self.holders], trusted=trusted)
 
     def __len__(self) -> int:
-        return len(self._union)
+        return len(self.union)
 
     @property
     def ids(self) -> Bytes:
         """(n, 32) uint8, in ascending order: what each row is."""
-        return self._union.ids
+        return self.union.ids
 
     @cached_property
     def features(self) -> Mapping[str, Feature]:
         """By name, sorted."""
-        names = sorted({name for table in self._union.tables for name in table.features})
+        names = sorted({name for table in self.union.tables for name in table.features})
         return {
-            name: Feature(name, join_feature(name, self._holders, self._union), self)
+            name: Feature(name, join_feature(name, self.holders, self.union), self)
             for name in names
         }
 
     def find(self, ids: Bytes | Sequence[bytes]) -> Rows:
         """The row of each identity, or -1."""
-        return self._union.find(ids if isinstance(ids, np.ndarray) else stack_ids(ids))
+        return self.union.find(ids if isinstance(ids, np.ndarray) else stack_ids(ids))
 
     def done(self, feature: str, ids: Bytes, provenance: Provenance) -> NDArray[np.bool_]:
         """Which identities have this feature from this provenance: there is nothing to do.
@@ -92,8 +96,8 @@ class Table:
         encoded = [encode_name(normalise_name(name)) for name in names]
         hashes = np.frombuffer(b"".join(map(name_hash, encoded)), ">u8").astype("<u8")
         found = np.full(len(encoded), -1, np.int64)
-        for number in reversed(range(len(self._holders))):
-            table = self._union.tables[number]
+        for number in reversed(range(len(self.holders))):
+            table = self.union.tables[number]
             assert table.names is not None, "only images have names"
             unknown = np.flatnonzero(found < 0)
             if not len(unknown):
@@ -101,7 +105,7 @@ class Table:
             local = _find_hashed(table.names, hashes[unknown], [encoded[i] for i in unknown])
             # A row number that is not there comes from a damaged file.
             there = (local >= 0) & (local < len(table))
-            found[unknown[there]] = self._union.place(number, local[there])
+            found[unknown[there]] = self.union.place(number, local[there])
         return found
 
     def names(self) -> Iterator[tuple[str, int]]:
@@ -114,18 +118,18 @@ class Table:
 
     def joined_names(self) -> JoinedNames:
         """The same as arrays, ordered by the names' hashes."""
-        return join_names(self._holders, self._union)
+        return join_names(self.holders, self.union)
 
     @cached_property
     def sizes(self) -> NDArray[np.int32]:
         """(n, 2): width and height in pixels, zero where unknown (images only)."""
-        return self._joined_column([table.size for table in self._union.tables], (2,), np.int32)
+        return self._joined_column([table.size for table in self.union.tables], (2,), np.int32)
 
     @cached_property
     def pair_ids(self) -> tuple[Bytes, Bytes]:
         """The identities of each pair's text and image, (n, 32) each (pairs only)."""
-        text = self._joined_column([table.text for table in self._union.tables], (32,), np.uint8)
-        image = self._joined_column([table.image for table in self._union.tables], (32,), np.uint8)
+        text = self._joined_column([table.text for table in self.union.tables], (32,), np.uint8)
+        image = self._joined_column([table.image for table in self.union.tables], (32,), np.uint8)
         return text, image
 
     def describe(self, rows: Rows) -> list[str]:
@@ -141,13 +145,13 @@ class Table:
     def _joined_column(
         self, columns: Sequence[NDArray[Any] | None], shape: tuple[int, ...], dtype: type
     ) -> NDArray[Any]:
-        if len(columns) == 1 and columns[0] is not None:
+        if len(columns) == 1 and columns[0] is not None and self.union.rows[0] is None:
             return columns[0]
         joined: NDArray[Any] = np.zeros((len(self), *shape), dtype)
         for number, column in enumerate(columns):
             assert column is not None
             known = np.flatnonzero(column.any(axis=1))
-            joined[self._union.place(number, known)] = column[known]
+            joined[self.union.place(number, known)] = column[known]
         return joined
 
 

@@ -154,6 +154,27 @@ def test_we_read_what_libhdf5_writes(tmp_path: Path, members: int) -> None:
     blocks.verify()
 
 
+def test_what_is_added_later_does_no_harm(tmp_path: Path) -> None:
+    """By a program that opens the file to write, whatever versions it writes."""
+    path = tmp_path / "a.h5"
+    path.write_bytes(whole(({"": {"n": 1, "t": "text"}}, {"g/a": Slot((3,), np.dtype("<f4"))})))
+    with h5py.File(path, "r+") as file:
+        file.attrs["n"] = 99
+        file.attrs["note"] = "added"
+        file["g"].attrs["fixed"] = np.bytes_("fixed")
+        file["notes"] = ["a", "b"]
+        file["g/more/deep"] = np.ones(3)
+    blocks = Blocks(path.read_bytes())
+    root = read_root(blocks)
+    assert (root.attribute("n"), root.attribute("note")) == (99, "added")
+    assert root.attribute("t") == "text"
+    group = root.open("g")
+    assert isinstance(group, Group)
+    assert group.attribute("fixed") == "fixed"
+    assert isinstance(group.open("a"), Dataset)
+    blocks.verify()
+
+
 def test_links_that_lead_elsewhere_are_seen_as_such(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     with h5py.File(path, "w", libver=("v110", "v110")) as file:

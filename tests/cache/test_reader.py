@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -60,8 +61,8 @@ def test_rows_may_be_a_number_a_slice_an_array_or_a_mask(path: Path) -> None:
     assert vit[[]].shape == (0, 3)
 
 
-@pytest.mark.parametrize("rows", [[10], [-1], [[0, 1]]])
-def test_rows_that_do_not_exist_are_refused(path: Path, rows: list[int]) -> None:
+@pytest.mark.parametrize("rows", [[10], [-1], [[0, 1]], [1.5], ["a"], (slice(None),), [None]])
+def test_rows_that_do_not_exist_are_refused(path: Path, rows: Any) -> None:
     put_numbered(path, range(10))
     with pytest.raises(CacheLookupError, match="from 0 to 9"):
         FeatureCache(path)["vit_cls"][rows]

@@ -1,0 +1,99 @@
+"""Which rows of a sealed file are sound, and what is wrong with the others."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnerfeat.cache.encoding import checksums
+from mnerfeat.cache.hdf5_blocks import UnfitError
+from mnerfeat.cache.joining import sort_ids
+from mnerfeat.cache.schema import FAILED, MISSING, OK, name_hash, prefixes
+from mnerfeat.cache.sealed import SealedFeature, SealedNames, SealedTable
+
+ROWS_AT_ONCE = 4096
+
+
+def sound_rows(table: SealedTable, feature: SealedFeature) -> Iterator[NDArray[np.bool_]]:
+    """Whether each row is what was written, some rows at a time.
+
+    A row is not if its state is unknown or, where it is OK, if it does not match its checksum
+    or is not finite. The checksum covers the identity, too.
+    """
+    for start in range(0, len(table), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        state, data = feature.state[rows], feature.data[rows]
+        sound = state <= FAILED
+        ok = np.flatnonzero(state == OK)
+        sound[ok] = checksums(table.id[rows][ok], data[ok]) == feature.crc32[rows][ok]
+        if data.dtype.kind == "f" and len(ok):
+            sound[ok] &= np.isfinite(data[ok].reshape(len(ok), data[0].size)).all(axis=1)
+        yield sound
+
+
+def sound_names(table: SealedTable, names: SealedNames) -> NDArray[np.bool_]:
+    """(p,): which names match their hash and lead to a row that is there."""
+    start, end = names.text.offset[:-1], names.text.offset[1:]
+    sound = (start <= end) & (end <= len(names.text.data)) & (names.row < len(table))
+    # Names that overlap could take for ever to read.
+    sound[1:] &= start[1:] >= np.maximum.accumulate(end)[:-1]
+    for i in np.flatnonzero(sound).tolist():
+        sound[i] = int.from_bytes(name_hash(names.text[i])) == int(names.hash[i])
+    return sound
+
+
+def table_faults(table: SealedTable) -> Iterator[str]:
+    """What is wrong with a table besides its features."""
+    order, new = sort_ids(table.id)
+    if not new.all() or (order != np.arange(len(order))).any():
+        yield "identities are out of order or double"
+    wrong = int((prefixes(table.id) != table.prefix).sum())
+    if wrong:
+        yield f"{wrong} of {len(table)} entries of the look-up table are wrong"
+    if table.names is not None:
+        yield from _names_faults(table, table.names)
+
+
+def _names_faults(table: SealedTable, names: SealedNames) -> Iterator[str]:
+    try:
+        names.text.check("names")
+    except UnfitError as fault:
+        yield str(fault)
+    wrong = int((~sound_names(table, names)).sum())
+    if wrong:
+        yield f"{wrong} of {len(names.row)} names are damaged or lead to rows that are not there"
+    if (names.hash[1:] < names.hash[:-1]).any():
+        yield "the look-up table of names is out of order"
+
+
+def feature_faults(table: SealedTable, feature: SealedFeature) -> Iterator[tuple[int, list[str]]]:
+    """What is wrong with some rows at a time, with the number of rows looked at."""
+    failed = np.flatnonzero(feature.state == FAILED)
+    if np.isin(feature.reason_row, failed).all():
+        yield 0, []
+    else:
+        yield 0, ["reasons are given for rows that did not fail"]
+    start = 0
+    for sound in sound_rows(table, feature):
+        rows = slice(start, start + len(sound))
+        wrong = np.flatnonzero(~sound)
+        found = []
+        if len(wrong):
+            ids = [table.id[start + i].tobytes().hex()[:16] for i in wrong[:3]]
+            found.append(
+                f"{len(wrong)} rows do not match their checksums, are not finite, or have an "
+                f"unknown state ({', '.join(ids)}{', …' if len(wrong) > 3 else ''})"
+            )
+        empty = feature.state[rows] != OK
+        if empty.any() and feature.data[rows][empty].any():
+            found.append("rows that are not OK hold data")
+        yield len(sound), found
+        start += len(sound)
+
+
+def without_unsound(table: SealedTable, feature: SealedFeature) -> NDArray[np.uint8]:
+    """The feature's states, MISSING where a row is not sound."""
+    sound = [*sound_rows(table, feature)]
+    state = feature.state.copy()
+    state[~np.concatenate([np.zeros(0, bool), *sound])] = MISSING
+    return state
