@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from mnerfeat.cache import pack, text_id, unreadable_id
 from mnerfeat.extractors.base import Extractor, TextExtractor

@@ -23,7 +23,7 @@ _CONFIG, _PREPROCESSING = "config.json", "preprocessor_config.json"
 _SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 _OLDER = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 _WEIGHTS = (*_SAFE[:2], *_OLDER[:2])
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 _HUB_TIMEOUT = 10.0  # seconds until an unreachable hub counts as such
 _NOISE: Final = frozenset({"transformers_version", "_name_or_path", "dtype", "torch_dtype",
                            "id2label", "label2id", "architectures"})  # fmt: skip

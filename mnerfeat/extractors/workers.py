@@ -168,7 +168,8 @@ class WorkerPool:
         except (EOFError, OSError):  # its end of the pipe is closed: it is dead
             yield from self._bury(worker, worker.last_words())
         else:
-            yield answer
+            if answer is not None:
+                yield answer
 
     def _bury(self, worker: "_Worker", reason: str) -> Iterator[tuple[int, Look]]:
         """Replace a worker; give its images to others, save for one that has cost two workers."""
@@ -227,16 +228,15 @@ class _Worker:
         with contextlib.suppress(ConnectionError):  # it is dead, which `take` will see
             self.connection.send((slot, task.job))
 
-    def take(self) -> tuple[int, Look]:
-        """The answer to the oldest task."""
-        while True:
-            answer = self.connection.recv()
-            if not isinstance(answer, str):
-                break
+    def take(self) -> tuple[int, Look] | None:
+        """What it has sent: the answer to its oldest task, or None where it has just started."""
+        answer = self.connection.recv()
+        if isinstance(answer, str):
             if answer:
                 raise ExtractionError(f"a worker process cannot start: {answer}")
             self._ready = True
             self._since = time.monotonic()
+            return None
         slot, look = answer
         task = self.tasks.popleft()
         self._free_slots.append(slot)

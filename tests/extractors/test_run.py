@@ -1,0 +1,398 @@
+"""A run of extraction from a folder to a cache, with models that cost nothing."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnerfeat.cache import FAILED, OK, FeatureCache, content_id
+from mnerfeat.errors import ConfigError, ProvenanceError
+from mnerfeat.extractors import engine, lane, presets, recording
+from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extractors.run import extract
+from mnerfeat.extractors.summary import ExtractSummary
+from tests.extractors import fakes
+from tests.extractors.pictures import BAD, GOOD, encoded, picture
+
+Run = Callable[..., ExtractSummary]
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, fakes.FakeExtractor]:
+    """The extractors of the last run, by name."""
+    monkeypatch.setattr(presets, "EXTRACTORS", presets.EXTRACTORS)
+    for name in ("vit", "clip", "quality"):
+        monkeypatch.setitem(presets.EXTRACTORS, name, presets.EXTRACTORS[name])  # type: ignore[arg-type]
+    monkeypatch.setattr(recording, "PART_ROWS", recording.PART_ROWS)
+    monkeypatch.setattr(engine, "choose_compute", engine.choose_compute)
+    monkeypatch.setattr(lane, "is_out_of_memory", lane.is_out_of_memory)
+    return fakes.install()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(10):
+        (images / f"{i}.png").write_bytes(encoded(picture(20 + i, 20, seed=i)))
+    return images
+
+
+@pytest.fixture
+def run(tmp_path: Path, folder: Path, made: object) -> Run:
+    def do(*, texts: Any = (), names: Any = None, **options: Any) -> ExtractSummary:
+        given: dict[str, Any] = {"images": folder, "cache": tmp_path / "features.h5", "workers": 0}
+        return extract(ExtractConfig(**(given | options)), texts=texts, names=names)
+
+    return do
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Callable[[], FeatureCache]:
+    return lambda: FeatureCache(tmp_path / "features.h5")
+
+
+Cache = Callable[[], FeatureCache]
+
+
+def counts(summary: ExtractSummary) -> tuple[int, int, int, int]:
+    return summary.new, summary.reused, summary.copies, len(summary.failed)
+
+
+def test_every_image_gets_every_feature(run: Run, cache: Cache, folder: Path) -> None:
+    summary = run()
+    assert counts(summary) == (10, 0, 0, 0)
+    held = cache()
+    assert held.features == ["clip_image", "quality", "vit_cls"]
+    for path in folder.iterdir():
+        (row,) = held.rows([path.name])
+        assert bytes(held.images.ids[row]) == content_id(path.read_bytes())
+        wanted = fakes.FakePrepare("vit")(picture(int(path.stem) + 20, 20, seed=int(path.stem)))
+        assert np.array_equal(held["vit_cls"][row], wanted["sums"])
+        assert held.images.sizes[row].tolist() == [20 + int(path.stem), 20]
+
+
+def test_running_again_does_nothing(
+    run: Run, cache: Cache, made: dict[str, fakes.FakeExtractor], tmp_path: Path
+) -> None:
+    run(texts=["a b"])
+    before, written = cache().digest(), (tmp_path / "features.h5").stat().st_mtime_ns
+    summary = run(texts=["a b"])
+    assert counts(summary) == (0, 10, 0, 0)
+    assert summary.new_texts == 0
+    assert summary.device is None
+    assert all(not extractor.seen for extractor in made.values())
+    assert cache().digest() == before
+    assert (tmp_path / "features.h5").stat().st_mtime_ns == written
+
+
+def test_only_what_is_new_is_looked_at(
+    run: Run, folder: Path, made: dict[str, fakes.FakeExtractor], cache: Cache
+) -> None:
+    run()
+    (folder / "new.png").write_bytes(encoded(picture(33, 33, seed=99)))
+    assert counts(run()) == (1, 10, 0, 0)
+    assert sum(made["vit"].seen) == 1
+    assert len(cache().images) == 11
+
+
+def test_a_new_feature_leaves_the_others_alone(
+    run: Run, made: dict[str, fakes.FakeExtractor], cache: Cache
+) -> None:
+    run(features=("vit",))
+    before = cache().digest()["vit_cls"]
+    assert counts(run(features=("vit", "quality"))) == (10, 0, 0, 0)
+    assert made["vit"].seen == []
+    assert cache().digest()["vit_cls"] == before
+    assert cache()["quality"].complete
+
+
+def test_a_copy_costs_nothing_but_its_name(
+    run: Run, folder: Path, made: dict[str, fakes.FakeExtractor], cache: Cache
+) -> None:
+    shutil.copy(folder / "3.png", folder / "again.png")
+    (folder / "deep").mkdir()
+    shutil.copy(folder / "3.png", folder / "deep" / "once more.png")
+    assert counts(run()) == (10, 0, 2, 0)
+    assert sum(made["vit"].seen) == 10
+    rows = cache().rows(["3.png", "again.png", "deep/once more.png"])
+    assert len(set(rows.tolist())) == 1
+
+
+def test_a_renamed_file_is_known_by_both_names(
+    run: Run, folder: Path, made: dict[str, fakes.FakeExtractor], cache: Cache
+) -> None:
+    run()
+    (folder / "3.png").rename(folder / "three.png")
+    assert counts(run()) == (0, 10, 0, 0)
+    assert made["vit"].seen == []
+    first, second = cache().rows(["3.png", "three.png"])
+    assert first == second
+
+
+def test_new_content_under_an_old_name_is_a_new_image(run: Run, folder: Path, cache: Cache) -> None:
+    run()
+    before = cache()
+    old = before["vit_cls"][before.rows(["3.png"])]
+    (folder / "3.png").write_bytes(encoded(picture(50, 50, seed=77)))
+    assert counts(run()) == (1, 9, 0, 0)
+    after = cache()
+    assert len(after.images) == 11
+    assert not np.array_equal(after["vit_cls"][after.rows(["3.png"])], old)
+    # The old content coming back costs nothing.
+    (folder / "3.png").write_bytes(encoded(picture(23, 20, seed=3)))
+    assert counts(run()) == (0, 10, 0, 0)
+    assert np.array_equal(cache()["vit_cls"][cache().rows(["3.png"])], old)
+
+
+class TestBadImages:
+    def test_each_is_recorded_with_its_reason_and_costs_no_other(
+        self, run: Run, folder: Path, cache: Cache
+    ) -> None:
+        for name, make in GOOD.items():
+            (folder / name).write_bytes(make())
+        for name, (make, _) in BAD.items():
+            (folder / name).write_bytes(make())
+        (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+        (folder / "notes.txt").write_text("no image")
+        summary = run()
+        failed = dict(summary.failed)
+        # The PostScript file has neither the ending nor the bytes of an image we decode.
+        expected = {name: reason for name, (_, reason) in BAD.items() if name != "script.eps"}
+        expected["loop.jpg"] = "leads back to itself"
+        assert set(failed) == set(expected)
+        assert all(reason in failed[name] for name, reason in expected.items())
+        assert summary.others == 2
+        held = cache()
+        # "photo.jpg", "name without ending" and "naïve …" are copies of one another.
+        assert summary.copies == 2
+        for feature in held.features:
+            for name in GOOD:
+                assert held[feature].state[held.rows([name])[0]] == OK
+            for name in expected:
+                (row,) = held.rows([name])
+                assert held[feature].state[row] == FAILED
+                assert held[feature].failures[row] == failed[name]
+
+    def test_they_are_tried_again_but_not_written_again(
+        self, run: Run, folder: Path, cache: Cache, tmp_path: Path
+    ) -> None:
+        (folder / "bad.jpg").write_bytes(b"no image")
+        (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+        first = run()
+        written = (tmp_path / "features.h5").stat().st_mtime_ns
+        again = run()
+        assert again.failed == first.failed
+        assert counts(again)[:2] == (0, 10)
+        assert (tmp_path / "features.h5").stat().st_mtime_ns == written
+
+    def test_one_that_is_mended_is_extracted(self, run: Run, folder: Path, cache: Cache) -> None:
+        (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+        run()
+        (folder / "loop.jpg").unlink()
+        (folder / "loop.jpg").write_bytes(encoded(picture(44, 44)))
+        assert counts(run()) == (1, 10, 0, 0)
+        (row,) = cache().rows(["loop.jpg"])
+        assert cache()["vit_cls"].state[row] == OK
+
+    def test_one_that_was_read_once_keeps_its_rows_when_it_cannot_be_read(
+        self, run: Run, folder: Path, cache: Cache
+    ) -> None:
+        run()
+        (folder / "3.png").unlink()
+        (folder / "3.png").symlink_to(folder / "3.png")
+        summary = run()
+        assert [name for name, _ in summary.failed] == ["3.png"]
+        (row,) = cache().rows(["3.png"])
+        assert cache()["vit_cls"].state[row] == OK
+
+    def test_an_extractor_that_cannot_use_one_leaves_it_to_the_others(
+        self, run: Run, folder: Path, cache: Cache
+    ) -> None:
+        (folder / "odd.png").write_bytes(encoded(picture(*fakes.REFUSED)))
+        summary = run()
+        assert summary.failed == (("odd.png", "quality: too odd for it"),)
+        held = cache()
+        (row,) = held.rows(["odd.png"])
+        assert held["vit_cls"].state[row] == OK
+        assert held["quality"].failures[row] == "too odd for it"
+
+    def test_a_preparation_that_raises_is_a_plain_reason(
+        self, run: Run, folder: Path, cache: Cache
+    ) -> None:
+        (folder / "odd.png").write_bytes(encoded(picture(*fakes.CHOKER)))
+        summary = run(features=("vit",))
+        ((name, reason),) = summary.failed
+        assert name == "odd.png"
+        assert reason.startswith("vit: its preparation failed: ValueError: choked at")
+        assert "0x" not in reason
+
+    def test_numbers_that_are_not_finite_are_failures(
+        self, run: Run, folder: Path, cache: Cache
+    ) -> None:
+        (folder / "odd.png").write_bytes(encoded(picture(*fakes.INFINITE)))
+        summary = run(features=("vit",))
+        assert summary.failed == (("odd.png", "vit: the output is not finite"),)
+        assert cache()["vit_cls"].failures[cache().rows(["odd.png"])[0]]
+
+    def test_a_file_that_changes_meanwhile_is_left_to_the_next_run(
+        self, run: Run, folder: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = engine.look_here
+
+        def meddle(*arguments: Any) -> Any:
+            (folder / "3.png").write_bytes(encoded(picture(60, 60, seed=5)))
+            return real(*arguments)
+
+        monkeypatch.setattr(engine, "look_here", meddle)
+        summary = run()
+        assert [name for name, _ in summary.failed] == ["3.png"]
+        assert "changed" in summary.failed[0][1]
+        monkeypatch.undo()
+
+
+def test_names_may_be_given(run: Run, cache: Cache) -> None:
+    summary = run(names=["3.png", Path("4.png"), "./3.png", "gone.png"])
+    assert counts(summary) == (2, 0, 0, 1)
+    assert summary.failed == (("gone.png", "no such file"),)
+    assert cache()["vit_cls"].state[cache().rows(["gone.png"])[0]] == FAILED
+
+
+class TestTexts:
+    def test_each_is_embedded_once_and_the_long_ones_are_counted(
+        self, run: Run, cache: Cache
+    ) -> None:
+        texts = ["a b", "a b", "a a a a a a a", ""]
+        summary = run(texts=texts)
+        assert (summary.texts, summary.new_texts, summary.cut_texts) == (3, 3, 1)
+        held = cache()
+        rows = held.text_rows(texts)
+        assert rows[0] == rows[1] >= 0
+        assert held["clip_text"][rows[2]].tolist() == [13, 7, 6]
+
+    def test_without_clip_they_are_not_looked_at(self, run: Run, cache: Cache) -> None:
+        assert run(texts=["a"], features=("vit",)).texts == 0
+        assert "clip_text" not in cache()
+
+    def test_texts_alone_need_no_image(self, run: Run, cache: Cache) -> None:
+        summary = run(texts=["a"], names=())
+        assert (summary.names, summary.new_texts) == (0, 1)
+
+
+class TestOtherModels:
+    def test_a_feature_of_another_model_is_an_error_that_shows_the_difference(
+        self, run: Run, cache: Cache
+    ) -> None:
+        run(vit="one")
+        before = cache().digest()
+        with pytest.raises(ProvenanceError) as refused:
+            run(vit="other one")
+        message = str(refused.value)
+        assert "vit_cls: model: one, not other one" in message
+        assert "vit_cls: preprocessing.size: 3, not 9" in message
+        assert "--features vit --replace" in message
+        assert cache().digest() == before
+
+    def test_replace_makes_it_anew_and_nothing_else(
+        self, run: Run, cache: Cache, made: dict[str, fakes.FakeExtractor]
+    ) -> None:
+        run(vit="one")
+        summary = run(vit="other one", replace=True)
+        assert counts(summary) == (10, 0, 0, 0)
+        assert sum(made["vit"].seen) == 10
+        assert made["quality"].seen == []
+        assert cache()["vit_cls"].provenance.facts["model"] == "other one"
+        assert cache()["vit_cls"].complete
+        assert counts(run(vit="other one")) == (0, 10, 0, 0)
+
+    def test_replace_says_what_it_drops(
+        self, run: Run, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        run(vit="one")
+        for i in range(4):
+            (folder / f"{i}.png").unlink()
+        with caplog.at_level(logging.WARNING):
+            run(vit="other one", features=("vit",), replace=True)
+        assert "4 rows of images that are not named now are dropped" in caplog.text
+
+
+def test_a_dry_run_tells_and_does_nothing(
+    run: Run, tmp_path: Path, made: dict[str, fakes.FakeExtractor]
+) -> None:
+    summary = run(texts=["a"], dry_run=True)
+    assert counts(summary) == (10, 0, 0, 0)
+    assert summary.new_texts == 1
+    assert "nothing was done" in str(summary)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+
+
+def test_memory_that_runs_out_halves_what_runs_at_once_and_loses_nothing(
+    run: Run, cache: Cache, made: dict[str, fakes.FakeExtractor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = presets.EXTRACTORS["vit"]
+
+    def small(*arguments: Any) -> Any:
+        extractor = build(*arguments)
+        extractor.memory = 1  # type: ignore[attr-defined]
+        return extractor
+
+    monkeypatch.setitem(presets.EXTRACTORS, "vit", small)  # type: ignore[arg-type]
+    run()
+    assert cache()["vit_cls"].complete
+    assert sum(made["vit"].seen) == 10
+
+
+def test_a_model_that_cannot_be_loaded_keeps_what_the_others_did(run: Run, cache: Cache) -> None:
+    run(features=("clip",))
+    with pytest.raises(RuntimeError, match="broken"):
+        run(vit="broken")
+    assert cache()["clip_image"].complete
+
+
+@pytest.mark.parametrize("make", [lambda f: None, lambda f: (f / "a.txt").write_text("x")])
+def test_a_folder_without_images_is_an_error(
+    run: Run, tmp_path: Path, make: Callable[[Path], Any]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    make(empty)
+    with pytest.raises(ConfigError, match="no image in"):
+        run(images=empty)
+    with pytest.raises(ConfigError, match="not there"):
+        run(images=tmp_path / "nowhere")
+
+
+def test_names_that_are_not_utf8_reach_the_cache(run: Run, folder: Path, cache: Cache) -> None:
+    name = os.fsdecode(b"\xff\xfe.png")
+    (folder / name).write_bytes(encoded(picture(41, 41, seed=5)))
+    summary = run()
+    assert len(cache().rows([name])) == 1
+    str(summary).encode()
+
+
+def test_progress_goes_to_standard_error(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run(progress=True)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "images/s" in told.err
+    run()
+    assert capsys.readouterr().err == ""
+
+
+def test_many_parts_are_packed_in_between(
+    run: Run, cache: Cache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(recording, "PART_ROWS", 1)
+    monkeypatch.setattr(recording, "PACK_PARTS", 2)
+    packs = []
+    real = recording.pack
+    monkeypatch.setattr(recording, "pack", lambda path: (packs.append(path), real(path)))
+    run()
+    assert len(packs) in {1, 2, 3}  # after 2, 4, 8 … parts, of about 10
+    assert cache()["vit_cls"].complete
+    assert not (tmp_path / "features.h5.d").exists()
