@@ -5,6 +5,7 @@ data/train.jsonl dev.jsonl test.jsonl   posts, in the format of MNER-MI
 images/                                 PNG, 48 × 48 pixels
 rankings.jsonl                          images best first, and the position of the blank
 captions.jsonl tags.jsonl regions.jsonl what is drawn where
+mnerfeat.toml                           settings that fit a world this small; a user's is kept
 world.json                              how it was made; written last
 ```
 """
@@ -30,6 +31,24 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Goes up when the same arguments give another world."""
+
+SETTINGS = """\
+# The backbones inside the package, which know this world and no other.
+preset = "tiny"
+
+[extract]
+images = "images"
+workers = 0  # small images are decoded before a worker process has started
+
+# Models this small, on data this small, learn at higher rates than real ones.
+[train]
+epochs = 10
+batch_size = 32
+encoder_lr = 5e-4
+fusion_lr = 1e-3
+crf_lr = 1e-2
+patience = 0
+"""
 
 _STARTED, _FINISHED = "world.json.unfinished", "world.json"
 
@@ -204,6 +223,8 @@ def _write(world: World, made_by: str) -> None:
     _write_objects(world.captions, captions)
     _write_objects(world.tags, tags)
     _write_objects(world.regions, regions)
+    if not (world.folder / "mnerfeat.toml").exists():
+        _write_lines(world.folder / "mnerfeat.toml", SETTINGS.splitlines())
     (world.folder / _STARTED).replace(world.folder / _FINISHED)
     logger.info("a toy world of %d posts and %d images in %s", len(toys), len(tags), world.folder)
 
