@@ -1,5 +1,6 @@
 """Which rows of a sealed file are sound, and what is wrong with the others."""
 
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,8 +9,9 @@ from numpy.typing import NDArray
 from mnerfeat.cache.encoding import checksums
 from mnerfeat.cache.hdf5_blocks import UnfitError
 from mnerfeat.cache.joining import sort_ids
-from mnerfeat.cache.schema import FAILED, MISSING, OK, name_hash, prefixes
-from mnerfeat.cache.sealed import SealedFeature, SealedNames, SealedTable
+from mnerfeat.cache.layout import has_sum
+from mnerfeat.cache.schema import FAILED, MISSING, OK, name_hash, pair_id, prefixes
+from mnerfeat.cache.sealed import SealedFeature, SealedFile, SealedNames, SealedTable
 
 ROWS_AT_ONCE = 4096
 
@@ -42,6 +44,29 @@ def sound_names(table: SealedTable, names: SealedNames) -> NDArray[np.bool_]:
     return sound
 
 
+def wrong_sums(file: SealedFile) -> list[str]:
+    """The datasets, by full name, that do not match the checksum in their header."""
+    return [
+        name
+        for name, (array, header) in file.datasets.items()
+        if has_sum(name)
+        and header.number("crc32") != zlib.crc32(np.ascontiguousarray(array).tobytes())
+    ]
+
+
+def wrong_pairs(table: SealedTable) -> NDArray[np.bool_]:
+    """(n,): which pairs do not join what their identity says."""
+    assert table.text is not None
+    assert table.image is not None
+    return np.array(
+        [
+            pair_id(text.tobytes(), image.tobytes()) != id_.tobytes()
+            for text, image, id_ in zip(table.text, table.image, table.id, strict=True)
+        ],
+        bool,
+    )
+
+
 def table_faults(table: SealedTable) -> Iterator[str]:
     """What is wrong with a table besides its features."""
     order, new = sort_ids(table.id)
@@ -50,6 +75,8 @@ def table_faults(table: SealedTable) -> Iterator[str]:
     wrong = int((prefixes(table.id) != table.prefix).sum())
     if wrong:
         yield f"{wrong} of {len(table)} entries of the look-up table are wrong"
+    if table.text is not None and (count := int(wrong_pairs(table).sum())):
+        yield f"{count} pairs join something else than their identities say"
     if table.names is not None:
         yield from _names_faults(table, table.names)
 

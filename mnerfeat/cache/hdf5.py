@@ -10,7 +10,7 @@ Source: HDF5 File Format Specification, version 3.0; the names are those used th
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -38,12 +38,23 @@ class Dataset:
         dtype: None where it does not hold plain little-endian numbers.
         plain: It is stored in this file, as one block, without filters.
         address: Of that block; None where there is none.
+        attributes: Its attribute messages.
     """
 
     shape: tuple[int, ...] | None
     dtype: np.dtype[Any] | None
     plain: bool
     address: int | None
+    attributes: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
+
+    def number(self, name: str) -> int | None:
+        """The attribute of that name, if it is a whole number."""
+        for data in self.attributes:
+            found, attribute = _attribute(data)
+            if found == name and _number_type(attribute.dtype) is not None:
+                value = _value(None, attribute)
+                return value if isinstance(value, int) else None
+        return None
 
 
 @dataclass(frozen=True)
@@ -169,7 +180,7 @@ def _object(blocks: Blocks, address: int, name: str) -> Group | Dataset | None:
     messages = list(_messages(blocks, address))
     kinds = {kind for kind, _ in messages}
     if _LAYOUT in kinds:
-        return _dataset(dict(messages), name)
+        return _dataset(messages, name)
     if kinds & {_LINK_INFO, _LINK}:
         return Group(blocks, name, messages)
     if _SYMBOL_TABLE in kinds:
@@ -205,7 +216,8 @@ def _messages(blocks: Blocks, address: int) -> Iterator[tuple[int, bytes]]:
                 yield kind, data
 
 
-def _dataset(messages: Mapping[int, bytes], name: str) -> Dataset:
+def _dataset(all_messages: Sequence[tuple[int, bytes]], name: str) -> Dataset:
+    messages = dict(all_messages)
     if _DATASPACE not in messages or _DATATYPE not in messages:
         raise UnfitError(f"{name} has no shape or no type")
     layout = Cursor(messages[_LAYOUT])
@@ -217,6 +229,7 @@ def _dataset(messages: Mapping[int, bytes], name: str) -> Dataset:
         dtype=_number_type(messages[_DATATYPE]),
         plain=contiguous and _FILTERS not in messages and _EXTERNAL not in messages,
         address=None if address == UNDEFINED else address,
+        attributes=tuple(data for kind, data in all_messages if kind == _ATTRIBUTE),
     )
 
 
@@ -279,7 +292,7 @@ def _attribute(data: bytes) -> tuple[str, _Attribute]:
     return name, _Attribute(shared, pieces[1], pieces[2], cursor.take(cursor.left))
 
 
-def _value(blocks: Blocks, attribute: _Attribute) -> str | int | None:
+def _value(blocks: Blocks | None, attribute: _Attribute) -> str | int | None:
     if attribute.shared or _shape(attribute.space) != ():
         return None
     data, head = Cursor(attribute.data), Cursor(attribute.dtype)
@@ -289,7 +302,7 @@ def _value(blocks: Blocks, attribute: _Attribute) -> str | int | None:
     kind, flags, size = head.number(1) & 0x0F, head.number(3), head.number(4)
     if kind == 3:
         return _text(data.take(size).partition(b"\0")[0])
-    if kind == 9 and flags & 0x0F == 1:
+    if kind == 9 and flags & 0x0F == 1 and blocks:
         length, address, index = data.number(4), data.number(8), data.number(4)
         return _text(read_global(blocks, address, index)[:length]) if length else ""
     return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnerfeat.cache.checking import feature_faults, table_faults
+from mnerfeat.cache.checking import feature_faults, table_faults, wrong_sums
 from mnerfeat.cache.joining import join_ids
 from mnerfeat.cache.reader import FeatureCache, candidates, no_cache
 from mnerfeat.cache.schema import FAILED, MISSING, OK, Provenance
@@ -141,6 +141,7 @@ def verify(path: str | PathLike[str], progress: Progress | None = None) -> list[
     )
     checked = 0
     for file in files:
+        faults += [f"{file.path} {name} does not match its checksum" for name in wrong_sums(file)]
         for name, table in file.tables.items():
             where = f"{file.path} /{name}"
             faults += [f"{where}: {fault}" for fault in table_faults(table)]

@@ -4,6 +4,7 @@ HDF5 crashes the process when a file it holds open cannot grow. It holds none op
 metadata is made in memory, and plain writes put it and the datasets' bytes where they belong.
 """
 
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,13 @@ from mnerfeat.cache.storage import replacing
 
 @dataclass(frozen=True)
 class Array:
-    """A dataset to be written: its shape, its type, and its rows in pieces, in order."""
+    """A dataset to be written.
+
+    Attributes:
+        shape: Its own.
+        dtype: Little-endian.
+        pieces: Its rows, in order.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -29,6 +36,11 @@ class Array:
         """An array that is there already."""
         little = array.dtype.newbyteorder("<")
         return cls(array.shape, little, [np.ascontiguousarray(array, dtype=little)])
+
+
+def has_sum(name: str) -> bool:
+    """Whether a dataset has an attribute `crc32`; not if its rows have checksums of their own."""
+    return name.rpartition("/")[2] != "data"
 
 
 def write_sealed(
@@ -45,14 +57,20 @@ def write_sealed(
     Raises:
         StorageError: Where it cannot be written; `path` is then as it was.
     """
-    planned = plan(attributes, {name: Slot(a.shape, a.dtype) for name, a in arrays.items()})
+    slots = {name: Slot(array.shape, array.dtype) for name, array in arrays.items()}
+    sums = {name: {"crc32": 0} for name in arrays if has_sum(name)}
+    planned = plan({**attributes, **sums}, slots)
     with replacing(path) as file:
         file.reserve(planned.size)
-        file.write(planned.metadata, 0)
         for name, array in arrays.items():
             position = planned.offsets[name]
-            end = position + Slot(array.shape, array.dtype).size
+            end = position + slots[name].size
             for data in array.pieces:
-                file.write(np.ascontiguousarray(data).data, position)
+                piece = np.ascontiguousarray(data).data.cast("B") if data.size else b""
+                if name in sums:
+                    sums[name]["crc32"] = zlib.crc32(piece, sums[name]["crc32"])
+                file.write(piece, position)
                 position += data.nbytes
             assert position == end, f"{name}: {end - position} bytes were not given"
+        # The sums are known by now; they take as much room as the zeros did.
+        file.write(plan({**attributes, **sums}, slots).metadata, 0)

@@ -1,5 +1,6 @@
 """Bringing the files of a cache to the present version of the format."""
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import PathLike
@@ -94,7 +95,11 @@ def read_contents(path: Path) -> Contents:
         blocks = Blocks(data)
         for owner, thing in _walk(read_root(blocks), 0):
             if isinstance(thing, Dataset):
-                contents.arrays[owner] = view(data, thing, owner)
+                array = view(data, thing, owner)
+                stored = thing.number("crc32")
+                if stored is not None and stored != zlib.crc32(array.tobytes()):
+                    raise UnfitError(f"{owner} does not match its checksum")
+                contents.arrays[owner] = array
             else:
                 values = {name: thing.attribute(name) for name in thing.attributes}
                 contents.attributes[owner] = {

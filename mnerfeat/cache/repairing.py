@@ -12,13 +12,19 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from mnerfeat.cache.checking import sound_names, table_faults, without_unsound
+from mnerfeat.cache.checking import (
+    sound_names,
+    table_faults,
+    without_unsound,
+    wrong_pairs,
+    wrong_sums,
+)
 from mnerfeat.cache.encoding import NamesContent
 from mnerfeat.cache.hdf5 import intended_size
 from mnerfeat.cache.packing import locked, seal
 from mnerfeat.cache.reader import FeatureCache, candidates, no_cache
 from mnerfeat.cache.rewriting import Selection
-from mnerfeat.cache.schema import FORMAT_VERSION, MISSING
+from mnerfeat.cache.schema import FAILED, FORMAT_VERSION, MISSING, OK
 from mnerfeat.cache.sealed import (
     SealedFile,
     SealedNames,
@@ -117,9 +123,11 @@ class _Bench:
                 return
             self._truncated.append(candidate)
             file = replace(open_sealed(padded), path=candidate)
+        wrong = set(wrong_sums(file))
+        self._broken |= bool(wrong)
         tables = {}
         for name, table in file.tables.items():
-            tables[name], self._gone[file.uuid, name] = self._table(table)
+            tables[name], self._gone[file.uuid, name] = self._table(table, f"/{name}", wrong)
         self._files.append(replace(file, tables=tables))
 
     def _pad(self, candidate: Path) -> Path | None:
@@ -143,23 +151,48 @@ class _Bench:
             raise storage_error(padded, error) from error
         return padded
 
-    def _table(self, table: SealedTable) -> tuple[SealedTable, NDArray[np.bool_]]:
-        """A table without what is not sound in it, and the rows of which nothing is left."""
-        dropped = np.zeros(len(table), bool)
+    def _table(
+        self, table: SealedTable, where: str, wrong: set[str]
+    ) -> tuple[SealedTable, NDArray[np.bool_]]:
+        """A table without what is not sound in it, and the rows of which nothing is left.
+
+        Args:
+            table: Of one file.
+            where: Its full name.
+            wrong: The datasets that do not match their checksums.
+        """
+        self._broken |= any(True for _ in table_faults(table))
+        # A digest is never zero: such a row was cut off.
+        cut_off = np.logical_not(table.id.any(axis=1))
+        dropped = cut_off.copy()
+        if f"{where}/id" in wrong:
+            # Of rows that are OK the checksum of the row tells; of others nothing does.
+            dropped[:] = True
+        if table.text is not None:
+            dropped |= wrong_pairs(table)
         kept = np.zeros(len(table), bool)
         features = {}
         for name, feature in table.features.items():
             state = without_unsound(table, feature)
+            told = (f"{where}/{name}/state", f"{where}/{name}/reason")
+            if any(other.startswith(told) for other in wrong):
+                state[state == FAILED] = MISSING  # whether they did, and why, is not known
             bad = state != feature.state
             self._rows[name] += int(bad.sum())
             dropped |= bad
-            kept |= state != MISSING
+            kept |= (state == OK) | ((state == FAILED) & (f"{where}/id" not in wrong))
             features[name] = replace(feature, state=state)
-        self._broken |= any(True for _ in table_faults(table))
-        # A digest is never zero: such a row was cut off.
-        gone = (dropped & ~kept) | ~table.id.any(axis=1)
-        names = None if table.names is None else self._sound_names(table, table.names, gone)
-        return replace(table, features=features, names=names), gone
+        gone = (dropped & ~kept) | cut_off
+        if table.text is not None:
+            gone |= wrong_pairs(table)
+        size = table.size
+        if size is not None and f"{where}/size" in wrong:
+            size = np.zeros_like(size)
+        names = table.names
+        if names is not None:
+            gone_names = f"{where}/path/row" in wrong
+            names = self._sound_names(table, names, np.ones_like(gone) if gone_names else gone)
+        return replace(table, features=features, names=names, size=size), gone
 
     def _sound_names(
         self, table: SealedTable, names: SealedNames, gone: NDArray[np.bool_]

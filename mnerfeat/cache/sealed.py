@@ -151,6 +151,7 @@ class SealedFile:
         created_at: ISO 8601, UTC.
         absorbed: The parts that it was packed from.
         tables: By name; one without rows may be absent.
+        datasets: What was read of it, by full name, with the headers.
     """
 
     path: Path
@@ -160,6 +161,7 @@ class SealedFile:
     created_at: str
     absorbed: frozenset[str]
     tables: Mapping[str, SealedTable]
+    datasets: Mapping[str, tuple[NDArray[Any], Dataset]]
 
 
 def open_sealed(path: Path) -> SealedFile:
@@ -241,6 +243,7 @@ class _Reader:
         self._place = place
         self._blocks = Blocks(data)
         self._root = read_root(self._blocks)
+        self._datasets: dict[str, tuple[NDArray[Any], Dataset]] = {}
 
     def version(self) -> int:
         if self._root.attribute("format") != FORMAT:
@@ -273,6 +276,7 @@ class _Reader:
                 for name in TABLES
                 if name in root.members
             },
+            datasets=self._datasets,
         )
         self._blocks.verify()
         return file
@@ -308,7 +312,7 @@ class _Reader:
         texts = self._texts(reason, len(rows))
         texts.check("reasons")
         data = self._array(group, "data", codes, None, n_rows)
-        opened = group.open("data")
+        _, header = self._datasets[group.where("data")]
         return SealedFeature(
             data=data,
             state=self._array(group, "state", ("|u1",), 1, n_rows),
@@ -318,7 +322,7 @@ class _Reader:
             reason_row=rows,
             reason_text=texts,
             place=self._place,
-            offset=opened.address if isinstance(opened, Dataset) else None,
+            offset=header.address,
         )
 
     def _provenance(self, group: Group) -> Provenance:
@@ -378,6 +382,7 @@ class _Reader:
             raise UnfitError(f"{where} has {array.ndim} dimensions")
         if n_rows is not None and len(array) != n_rows:
             raise UnfitError(f"{where} has {len(array)} rows, not {n_rows}")
+        self._datasets[where] = array, dataset
         return array
 
     def _group(self, group: Group, name: str) -> Group:
