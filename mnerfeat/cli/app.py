@@ -26,14 +26,23 @@ checking.register(app)
 playing.register(app)
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mnerfeat {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Tell more of what is going on.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and stop.", callback=_tell_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Named-entity recognition in posts with several images.
@@ -42,9 +51,6 @@ def options(
 
     mnerfeat extract --images DIR, then mnerfeat train --head iqcr, then mnerfeat eval --split test.
     """
-    if version:
-        typer.echo(f"mnerfeat {__version__}")
-        raise typer.Exit
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mnerfeat").setLevel(level)

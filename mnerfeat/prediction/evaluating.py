@@ -8,7 +8,7 @@ from pathlib import Path
 from mnerfeat.cache import FeatureCache, Provenance
 from mnerfeat.checkpoint import Run, find_run
 from mnerfeat.datasets import Post, read_split
-from mnerfeat.errors import DataError
+from mnerfeat.errors import DataError, ProvenanceError
 from mnerfeat.evaluation import Mistakes, Scores, gold_tags, mistakes, score, score_by_images
 from mnerfeat.prediction.predicting import predict, read_predictions
 from mnerfeat.tagger import choose_device
@@ -121,13 +121,20 @@ def require_features(run: Run, cache: FeatureCache) -> None:
 
     Raises:
         CacheLookupError: Where one is missing.
-        ProvenanceError: Where one was made by something else.
+        ProvenanceError: Where some were made by something else; it shows every fact that differs.
     """
-    for name, trained_on in run.manifest.fingerprints.get("features", {}).items():
-        cache[name].require(
-            Provenance(trained_on["provenance"]),
-            command=f"use the cache that {run.name} was trained on (--cache), make the feature "
-            "as it was (`mnerfeat extract --replace`), or train on this one",
+    faults = [
+        f"{name}: {difference}"
+        for name, trained_on in run.manifest.fingerprints.get("features", {}).items()
+        for difference in cache[name].provenance.differences(Provenance(trained_on["provenance"]))
+    ]
+    if faults:
+        raise ProvenanceError(
+            f"{run.name} was trained on other features than {cache.path} holds (what it holds, "
+            "not what the run was trained on):",
+            faults=faults,
+            hint="use the cache that it was trained on (--cache), make the features as they were "
+            "(`mnerfeat extract --replace`), or train on these",
         )
 
 

@@ -1,0 +1,106 @@
+"""Small commands, and what happens where something is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mnerfeat import __version__
+from tests.cache.builders import put_numbered
+from tests.cli.conftest import Program
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "extract", "train", "eval", "predict", "doctor", "toy", "settings", "cache info",
+     "cache verify", "data check"],
+)  # fmt: skip
+def test_every_command_has_help(program: Program, command: str) -> None:
+    result = program(*command.split(), "--help")
+    assert result.code == 0
+    assert "Usage" in result.out
+
+
+def test_version(program: Program) -> None:
+    assert program("--version").out == f"mnerfeat {__version__}\n"
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import sys; sys.argv = ['mnerfeat', '--help']\n"
+        "from mnerfeat.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'h5py', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "sys.exit(repr(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "code"),
+    [
+        ("extract --images nowhere", "nowhere", 2),
+        ("extract --images . --features vti", "'vti'", 2),
+        ("train --head iqrc", "unknown head 'iqrc'; did you mean iqcr?", 2),
+        ("train --set train.epoch=5", "did you mean epochs?", 2),
+        ("train", "there is no folder data", 1),
+        ("train --resume", "no run in runs waits", 1),
+        ("eval", "there are no runs in runs", 1),
+        ("predict --text hello", "there are no runs in runs", 1),
+        ("predict", "either --posts FILE or --text", 2),
+        ("cache info", "no feature cache at features.h5", 1),
+        ("cache verify x.h5", "no feature cache at x.h5", 1),
+        ("data check nowhere", "nowhere", 1),
+        ("settings nothing", "unknown section 'nothing'", 2),
+    ],
+)
+def test_what_is_missing_is_named(program: Program, command: str, said: str, code: int) -> None:
+    result = program(*command.split())
+    assert result.code == code, result.err
+    assert said in result.err
+    assert "Traceback" not in result.err
+    assert list(Path().iterdir()) == []
+
+
+def test_cache_info_and_verify_show_what_is_there(program: Program) -> None:
+    put_numbered(Path("features.h5"), range(7))
+    shown = program("cache", "info", "--provenance")
+    assert "images 7 (7 names)" in shown.out
+    assert "vit_cls" in shown.out
+    assert '"model": "vit"' in shown.out
+    assert program("cache", "verify").out == "features.h5 is sound\n"
+    (part,) = Path("features.h5.d").iterdir()
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.write_bytes(content)
+    damaged = program("cache", "verify")
+    assert damaged.code == 1
+    assert "1 faults" in damaged.err
+
+
+def test_settings_show_defaults_and_docstrings(program: Program) -> None:
+    every = program("settings").out
+    for section in ("[extract]", "[text]", "[train]", "[head.iqcr]", "[head.text]"):
+        assert section in every
+    assert "# encoder_lr = 2e-05" in every
+    assert "# Highest learning rate of the text encoder." in every
+    assert program("settings", "head.iqcr").out in every
+
+
+def test_doctor_looks_without_downloading(program: Program) -> None:
+    result = program("doctor", "--preset", "tiny")
+    assert result.code == 0
+    assert "torch" in result.out
+    assert "✓ vit: " in result.out
+    base = program("doctor")
+    assert "google/vit-base-patch16-224" in base.out
+
+
+def test_data_check_counts(program: Program) -> None:
+    assert program("toy", "w", "--train", "5", "--dev", "5", "--test", "5").code == 0
+    result = program("data", "check", "w/data", "--images", "w/images")
+    assert result.code == 0
+    assert "0 missing, 0 unreadable" in result.out
