@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 
-.PHONY: demo test format lock slow clean
+.PHONY: demo test docs format lock slow clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python tools/demo.py
@@ -17,6 +17,9 @@ test: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+docs: $(VENV)/dev.stamp  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 slow: $(VENV)/dev.stamp  ## the long forms of the tests
 	$(BIN)/pytest -m slow
