@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from mnerfeat.datasets.pair_columns import REWARD
 from mnerfeat.errors import ConfigError
 from mnerfeat.extractors.base import Extractor
 from mnerfeat.extractors.presets import EXTRACTORS, PRESETS, make_extractor
@@ -22,7 +23,8 @@ class ExtractConfig:
     """The cache that the features go into; made where it is not there yet."""
 
     features: tuple[str, ...] = tuple(EXTRACTORS)
-    """What to extract: vit ([CLS] vectors), clip (embeddings of images and posts), quality."""
+    """What to extract: vit ([CLS] vectors), clip (embeddings of images and posts), quality; reward
+    (of posts' texts with their images, by a discriminator) once there is a discriminator."""
 
     preset: str = "base"
     """Models: base (the papers' backbones, downloaded) or tiny (inside the package, offline)."""
@@ -36,6 +38,9 @@ class ExtractConfig:
     quality: str | None = None
     """maniqa, maniqa-kadid, maniqa-pipal (:CHECKPOINT after it), piqe, or an image model of
     transformers with one output. pyiqa (maniqa, piqe) is for non-commercial use only."""
+
+    discriminator: Path = Path("discriminator")
+    """The folder of the discriminator that gives rewards; `mnerfeat rank train` makes one."""
 
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
@@ -66,7 +71,7 @@ class ExtractConfig:
     """Show progress bars; by default where standard error is a terminal."""
 
     def __post_init__(self) -> None:
-        for name, known in (("features", EXTRACTORS), ("preset", PRESETS)):
+        for name, known in (("features", (*EXTRACTORS, REWARD)), ("preset", PRESETS)):
             given = self.features if name == "features" else (self.preset,)
             unknown = [value for value in given if value not in known]
             if unknown or not given:
@@ -88,7 +93,7 @@ class ExtractConfig:
                 )
 
     def extractors(self) -> tuple[Extractor, ...]:
-        """The extractors asked for, their models found but not loaded.
+        """The extractors of images asked for, their models found but not loaded.
 
         Raises:
             ModelError: Where a model is not there.
@@ -102,4 +107,5 @@ class ExtractConfig:
                 numerics=self.numerics,
             )
             for name in dict.fromkeys(self.features)
+            if name in EXTRACTORS
         )

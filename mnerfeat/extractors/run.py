@@ -3,9 +3,12 @@
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from os import PathLike
 
 from mnerfeat.cache import OK, FeatureCache, stack_ids
+from mnerfeat.datasets.pair_columns import REWARD
+from mnerfeat.datasets.posts import Post
 from mnerfeat.errors import ConfigError
 from mnerfeat.extractors.base import Extractor, reads_texts
 from mnerfeat.extractors.config import ExtractConfig
@@ -26,6 +29,7 @@ def extract(
     config: ExtractConfig,
     *,
     texts: Iterable[str] = (),
+    posts: Iterable[Post] = (),
     names: Iterable[str | PathLike[str]] | None = None,
 ) -> ExtractSummary:
     """Bring the cache up to date with a folder of images, and with texts of posts.
@@ -37,6 +41,7 @@ def extract(
     Args:
         config: What to extract.
         texts: Texts of posts, for their CLIP embeddings.
+        posts: Posts, for the embeddings of their texts, and for rewards.
         names: Images to look at, relative to the folder; by default all that are in it.
 
     Returns:
@@ -51,6 +56,10 @@ def extract(
         KeyboardInterrupt: After SIGINT, when what was finished has been sealed.
         SystemExit: With 143, likewise after SIGTERM.
     """
+    posts = tuple(posts)
+    texts = (*texts, *(post.text for post in posts))
+    if REWARD in config.features:
+        return _extract_rewards(config, texts, posts, names)
     started = time.monotonic()
     extractors = config.extractors()
     cache = FeatureCache(config.cache, missing_ok=True)
@@ -87,6 +96,32 @@ def extract(
         seconds=time.monotonic() - started,
         dry_run=config.dry_run,
     )
+
+
+def _extract_rewards(
+    config: ExtractConfig,
+    texts: Sequence[str],
+    posts: Sequence[Post],
+    names: Iterable[str | PathLike[str]] | None,
+) -> ExtractSummary:
+    """What else is asked for first, then the rewards, which are made of it."""
+    from mnerfeat.extractors.rewards import extract_rewards  # noqa: PLC0415  (it loads torch)
+
+    if not posts:
+        raise ConfigError(
+            "rewards are of posts' texts with their images, and there are no posts",
+            hint="name the folder of train, dev and test with --posts DIR",
+        )
+    others = tuple(name for name in config.features if name != REWARD)
+    summary = ExtractSummary.nothing(config.cache, dry_run=config.dry_run)
+    if others:
+        summary = extract(replace(config, features=others), texts=texts, names=names)
+    if config.dry_run and (summary.new or summary.new_texts):
+        return replace(summary, rewards="rewards are computed after that")
+    rewards = extract_rewards(
+        config.cache, posts, config.discriminator, replace=config.replace, dry_run=config.dry_run
+    )
+    return replace(summary, rewards=str(rewards))
 
 
 def _plan_images(

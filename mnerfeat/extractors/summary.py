@@ -27,6 +27,7 @@ class ExtractSummary:
         context_length: Tokens of a text that are read.
         seconds: From start to end.
         dry_run: Whether nothing was done.
+        rewards: What was done about rewards, in words; empty where they were not asked for.
     """
 
     cache: Path
@@ -45,6 +46,29 @@ class ExtractSummary:
     context_length: int
     seconds: float
     dry_run: bool
+    rewards: str = ""
+
+    @staticmethod
+    def nothing(cache: Path, *, dry_run: bool) -> "ExtractSummary":
+        """Of a run that looks at no image."""
+        return ExtractSummary(
+            cache=cache,
+            features=(),
+            device=None,
+            names=0,
+            new=0,
+            reused=0,
+            copies=0,
+            failed=(),
+            others=0,
+            closed=(),
+            texts=0,
+            new_texts=0,
+            cut_texts=0,
+            context_length=0,
+            seconds=0.0,
+            dry_run=dry_run,
+        )
 
     @property
     def rate(self) -> float:
@@ -52,6 +76,8 @@ class ExtractSummary:
         return self.names / max(self.seconds, 1e-9)
 
     def __str__(self) -> str:
+        if not self.features:
+            return self.rewards
         lines = [self._images(), *self._texts()]
         if self.failed:
             lines.append(f"{len(self.failed):,} could not be used:")
@@ -65,6 +91,8 @@ class ExtractSummary:
             for name, reason in self.closed
         ]
         lines.append(self._end())
+        if self.rewards:
+            lines.append(self.rewards)
         return "\n".join(lines)
 
     def _images(self) -> str:

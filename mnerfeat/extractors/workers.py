@@ -42,6 +42,7 @@ ATTEMPTS: Final = 2
 """Times an image is tried: when memory runs out, the worker that is killed may be innocent."""
 
 _POLL = 0.2  # seconds between looks at the clock and at the stop signal
+_START_SECONDS = 600  # importing from a busy network disk may take minutes
 _ALIGNMENT = 64
 _START = """
 import json, sys
@@ -148,6 +149,8 @@ class WorkerPool:
             for worker in busy:
                 if worker.connection in answering:
                     yield from self._answer(worker)
+                elif not worker.ready:
+                    worker.check_start()
                 elif worker.waited() > self._timeout:
                     reason = f"decoding took more than {self._timeout:g} seconds"
                     yield from self._bury(worker, reason)
@@ -196,7 +199,7 @@ class _Worker:
 
     def __init__(self, prepares: bytes) -> None:
         self.tasks: deque[_Task] = deque()
-        self._ready = False
+        self.ready = False
         self._since = time.monotonic()
         self._memory_file = _shared_memory(SLOTS * SLOT_BYTES)
         self._memory = mmap.mmap(self._memory_file, SLOTS * SLOT_BYTES)
@@ -234,7 +237,7 @@ class _Worker:
         if isinstance(answer, str):
             if answer:
                 raise ExtractionError(f"a worker process cannot start: {answer}")
-            self._ready = True
+            self.ready = True
             self._since = time.monotonic()
             return None
         slot, look = answer
@@ -257,6 +260,18 @@ class _Worker:
         """Seconds since it began its oldest task."""
         return time.monotonic() - self._since
 
+    def check_start(self) -> None:
+        """Make sure that it does not take forever to begin.
+
+        Raises:
+            ExtractionError: Where it does.
+        """
+        if self.waited() > _START_SECONDS:
+            raise ExtractionError(
+                f"a worker process has not begun within {_START_SECONDS} seconds",
+                hint="--workers 0 does without worker processes",
+            )
+
     def last_words(self) -> str:
         """Why the process ended.
 
@@ -265,7 +280,7 @@ class _Worker:
         """
         code = self._process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-        if not self._ready:
+        if not self.ready:
             raise ExtractionError(
                 f"a worker process {how} before it could look at an image",
                 hint="--workers 0 does without worker processes",
