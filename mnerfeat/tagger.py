@@ -21,11 +21,13 @@ from mnerfeat.heads.base import (
     Images,
     Words,
 )
+from mnerfeat.heads.gifr import GifrConfig
 from mnerfeat.heads.iqcr import IqcrConfig
 from mnerfeat.heads.text_only import TextOnlyConfig
 from mnerfeat.text import PieceBatch, Pieces, TextEncoder
 
 HEADS: dict[str, type[HeadConfig]] = {
+    "gifr": GifrConfig,
     "iqcr": IqcrConfig,
     "text": TextOnlyConfig,
 }
@@ -61,7 +63,7 @@ class Tagged:
     """
 
     tags: tuple[str, ...]
-    images: tuple[Mapping[str, float] | None, ...]
+    images: tuple[Mapping[str, float | bool] | None, ...]
 
     def record(self, post: Post) -> dict[str, object]:
         """The prediction for a post as it is written to JSONL, and can be read again as a post.

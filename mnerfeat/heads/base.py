@@ -21,6 +21,9 @@ KeyValues = list[tuple[Tensor, Tensor]]
 """Per text layer, keys and values to put before the text's own,
 each (batch, attention heads, images, d_text / attention heads)."""
 
+ImageValues = Float[Tensor, "batch images"] | Bool[Tensor, "batch images"]
+"""One number, or yes or no, for each image."""
+
 ParameterGroup = Literal["fusion", "crf", "scalars"]
 """What learns at a rate of its own: the layers that fuse text and images; emissions and CRF;
 single trainable numbers, which a rate fit for matrices would never move."""
@@ -66,13 +69,13 @@ class HeadOutput:
         loss: Mean over the posts, or None where no gold tags were given.
         tags: Predicted tag ids, `IGNORED` on padding, or None where not asked for. A head
             that predicts spans writes them as `B- I- I-`, so they never overlap.
-        images: By name, what the head made of each image (weights, gates, relevance), for
-            people to read; zero where there is no image.
+        images: By name, what the head made of each image (weights, gates, relevance; yes or
+            no), for people to read; zero or False where there is no image.
     """
 
     loss: Float[Tensor, ""] | None
     tags: Int[Tensor, "batch words"] | None
-    images: Mapping[str, Float[Tensor, "batch images"]] = field(default_factory=dict)
+    images: Mapping[str, ImageValues] = field(default_factory=dict)
 
 
 class Head(nn.Module, ABC):

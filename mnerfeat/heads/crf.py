@@ -14,6 +14,7 @@ from mnerfeat.heads.base import (
     Head,
     HeadOutput,
     Images,
+    ImageValues,
     KeyValues,
     ParameterGroup,
     Words,
@@ -30,7 +31,7 @@ class Fused:
     """
 
     states: Float[Tensor, "batch words d_text"]
-    images: Mapping[str, Float[Tensor, "batch images"]] = field(default_factory=dict)
+    images: Mapping[str, ImageValues] = field(default_factory=dict)
 
 
 class Fusion(nn.Module, ABC):

@@ -13,7 +13,7 @@ SIZES = HeadSizes(
     d_text=16,
     text_layers=2,
     text_heads=4,
-    columns={"vit_cls": 12, "quality": 1, "relevance": 1},
+    columns={"vit_cls": 12, "quality": 1, "relevance": 1, "ranked_relevance": 1},
 )
 WORDS = (4, 1, 6, 3, 2)
 """Words of the posts that the laws are tried on."""
@@ -31,9 +31,10 @@ def draw(config: HeadConfig, seed: int = 0) -> Batch:
     batch = len(WORDS)
     states = torch.randn(batch, max(WORDS), SIZES.d_text, generator=generator)
     columns = {}
-    for name in ("vit_cls", "quality", "relevance"):
-        width = SIZES.columns[name]
+    for name, width in SIZES.columns.items():
         values = torch.randn(batch, max(IMAGES), width, generator=generator)
+        if name == "ranked_relevance":
+            values = values.sigmoid()
         values = values * image_mask.unsqueeze(2)
         if name in config.columns:
             columns[name] = values if width > 1 else values.squeeze(2)
@@ -47,6 +48,40 @@ def draw(config: HeadConfig, seed: int = 0) -> Batch:
         Images(mask=image_mask, columns=columns),
         torch.where(word_mask, gold, IGNORED),
     )
+
+
+class PrefixReader(Head):
+    """A head behind a text encoder of two layers that attends to the head's prefix.
+
+    The laws are about what a head does to emissions; a head that works through the encoder alone
+    shows nothing without one. Each layer adds to a word what it attends to in the words and in
+    the prefix of the post; its own weights are fixed.
+    """
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.columns = head.columns
+        self.head = head
+
+    def parameter_groups(self):
+        return self.head.parameter_groups()
+
+    def prefix(self, images):
+        return self.head.prefix(images)
+
+    def forward(self, words, images, gold=None, *, decode=True):
+        states = words.states
+        for keys, values in self.prefix(images):
+            own = states.unflatten(2, (keys.shape[1], -1)).transpose(1, 2)
+            all_keys, all_values = (
+                torch.cat([each.to(own.dtype), own], dim=2) for each in (keys, values)
+            )
+            mask = torch.cat([images.mask, words.mask], dim=1)[:, None, None, :]
+            scores = own @ all_keys.transpose(2, 3) / own.shape[3] ** 0.5
+            shares = scores.masked_fill(~mask, -1e9).softmax(dim=3)
+            added = (shares @ all_values).transpose(1, 2).flatten(2)
+            states = (states + added) * words.mask.unsqueeze(2)
+        return self.head(replace(words, states=states), images, gold, decode=decode)
 
 
 def unchecked(kind: type, **options: object) -> object:

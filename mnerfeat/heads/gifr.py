@@ -1,0 +1,194 @@
+"""GIFR: a graph of images weighted by what people find relevant, as prompts for the text."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mnerfeat.errors import ConfigError
+from mnerfeat.heads.base import HeadConfig, HeadSizes, Images, KeyValues, Words
+from mnerfeat.heads.crf import CrfHead, Fused, Fusion
+from mnerfeat.heads.relevance_graph import (
+    DegreeEmbedding,
+    GraphLayer,
+    ImagePrompts,
+    PositionEmbedding,
+    ones,
+)
+
+Ablation = Literal["none", "no-d", "no-p", "no-g"]
+Block = Literal["literal", "standard"]
+
+RANKED = "ranked_relevance"
+"""The column of R."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GifrConfig(HeadConfig):
+    """Options of GIFR."""
+
+    ablation: Ablation = "none"
+    """Part left out, as in Table 3: `no-d` (the discriminator: R = 1), `no-p` (degrees: ordinary
+    positions in their place) or `no-g` (the graph: images become prompts as they are)."""
+
+    block: Block = "literal"
+    """A layer of the graph transformer: `literal` is eq. 4 alone; `standard` has residual, norm
+    and feed-forward layer around it."""
+
+    layers: int = 1
+    """Layers of the graph transformer."""
+
+    attention_heads: int | None = None
+    """Attention heads of the graph transformer; None for as many as the text encoder has, where
+    they divide the image vectors, or else 1."""
+
+    most_images: int = 8
+    """Different numbers of images that eq. 3 tells apart; posts may have more."""
+
+    dropout: float = 0.1
+    """Dropout in standard blocks and on the word states, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("ablation", Ablation), ("block", Block)):
+            if getattr(self, name) not in get_args(kind):
+                choices = ", ".join(get_args(kind))
+                raise ConfigError(
+                    f"head.gifr.{name} is {getattr(self, name)!r}; choose from: {choices}"
+                )
+        for name in ("layers", "attention_heads", "most_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"head.gifr.{name} is {value}; at least 1 is needed")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"head.gifr.dropout is {self.dropout}; it must be in [0, 1)")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The ViT's vectors, and R where the ablation leaves it."""
+        return ("vit_cls", RANKED) if self.ablation in {"none", "no-p"} else ("vit_cls",)
+
+    def build(self, sizes: HeadSizes) -> CrfHead:
+        """A GIFR head with fresh weights.
+
+        Raises:
+            ConfigError: The attention heads do not divide the size of the image vectors.
+        """
+        d_image = sizes.columns["vit_cls"]
+        attention_heads = self.attention_heads or (
+            sizes.text_heads if d_image % sizes.text_heads == 0 else 1
+        )
+        if d_image % attention_heads:
+            raise ConfigError(
+                f"head.gifr.attention_heads is {attention_heads}, which does not divide the "
+                f"{d_image} dimensions of the image vectors"
+            )
+        fusion = Gifr(self, sizes, d_image=d_image, attention_heads=attention_heads)
+        return CrfHead(fusion, d_text=sizes.d_text, n_tags=sizes.n_tags, dropout=self.dropout)
+
+
+class Gifr(Fusion):
+    """GIFR, "A Graph Interaction Framework on Relevance for … Multiple Images".
+
+    Zhao, Huang and Lin. For a post with images i = 1 … m, and each layer l of the text encoder:
+
+        R_i = σ(r(I_i) − r(I_blank))                                     (2)
+        h_i = V_i + z_deg(V_i)                                           (3)
+        U   = (softmax(Q Kᵀ / √d) ⊙ R) V                                 (4)
+        P^l = W_p^l Uᵀ                                                   (5)
+        K_P^l = W_k^l P^l,  V_P^l = W_v^l P^l                            (6)
+        H^l = softmax(Q^l [K_P^l, K^l]ᵀ / √d) [V_P^l, V^l]               (7)
+
+    followed by emissions and CRF (8, 9; see `CrfHead`). Eqs. 1 and 2, the discriminator and its
+    rewards r, come from the cache (see `mnerfeat.preference`); eq. 7 is the text encoder's own
+    attention, which takes the prompts as a prefix (see `TextEncoder`).
+
+    | paper              | here                        | range                                  |
+    |--------------------|-----------------------------|----------------------------------------|
+    | V_i                | column `vit_cls`            | (the V of eq. 4 is the values' matrix) |
+    | R                  | column `ranked_relevance`   | 0 to 1; 0.5 at the blank image         |
+    | z_deg              | `embedding`                 |                                        |
+    | Q, K, V of eq. 4   | `graph[…].attention`        |                                        |
+    | U                  | `images` of `prefix`        |                                        |
+    | W_p, W_k, W_v      | `prompts`                   | matrices without offset                |
+
+    R scales the columns of the softmax, so rows of it sum to less than 1 and an image that is
+    irrelevant fades. With one image the softmax is 1 and R is a plain gate: unlike weights that
+    compete within a post, R also works on posts with a single image. All images of a post are
+    linked, so deg(V_i) = m − 1 and z only tells how many images there are.
+
+    Differs from the paper:
+
+    - Layers, residual and feed-forward layer of the graph transformer are not stated. The default
+      is eq. 4 once, by itself; `block="standard"` puts it into a transformer block.
+    - Eq. 4 divides by √d_v and calls d "the number of attention heads"; here each head divides by
+      the square root of its own size.
+    - In eq. 4, V stands for the values' matrix and, before it, for the images.
+    - Eq. 7 drops the text encoder's heads, residuals, norms and feed-forward layers; the encoder
+      keeps them. The text's positions start at 0 and the prompts have none: counted on from the
+      prompts, they would depend on how many images the widest post of the batch has.
+    - Images that are absent or cannot be read are masked out of eqs. 4 and 7. A post without
+      images is read as the text encoder alone reads it.
+    - Posts with more than `most_images` images share the last vector of eq. 3.
+
+    Ablations (Table 3): `no-d`: R = 1; `no-p`: an ordinary vector for each place in the post
+    takes the place of z; `no-g`: U = V, so neither R nor eqs. 3 and 4.
+
+    The tags come with two values an image: `ranked_relevance`, which is R, and `before_blank`,
+    whether the discriminator ranks it before the blank image (Table 4).
+
+    Args:
+        config: The options.
+        sizes: Of the text encoder.
+        d_image: Size of a `vit_cls` vector.
+        attention_heads: Of the graph transformer.
+    """
+
+    def __init__(
+        self, config: GifrConfig, sizes: HeadSizes, *, d_image: int, attention_heads: int
+    ) -> None:
+        super().__init__()
+        self.columns = config.columns
+        self.embedding: nn.Module | None = None
+        self.graph = nn.ModuleList()
+        if config.ablation != "no-g":
+            embedding = PositionEmbedding if config.ablation == "no-p" else DegreeEmbedding
+            self.embedding = embedding(config.most_images, d_image)
+            self.graph.extend(
+                GraphLayer(
+                    d_image,
+                    attention_heads=attention_heads,
+                    standard=config.block == "standard",
+                    dropout=config.dropout,
+                )
+                for _ in range(config.layers)
+            )
+        self.prompts = ImagePrompts(
+            d_image, sizes.d_text, layers=sizes.text_layers, attention_heads=sizes.text_heads
+        )
+
+    def scalars(self) -> list[nn.Parameter]:
+        """None."""
+        return []
+
+    def prefix(self, images: Images) -> KeyValues | None:
+        """Equations 3 to 6."""
+        return self.prompts(self.interact(images))  # type: ignore[no-any-return]
+
+    def interact(self, images: Images) -> Float[Tensor, "batch images d_image"]:
+        """Equations 3 and 4: U."""
+        image = images["vit_cls"]
+        relevance = images[RANKED].float() if RANKED in self.columns else ones(images.mask)
+        if self.embedding is not None:
+            image = self.embedding(image, images.mask)  # eq. 3: (batch, images, d_image)
+        for layer in self.graph:
+            image = layer(image, relevance, images.mask)  # eq. 4: (batch, images, d_image)
+        return image
+
+    def forward(self, words: Words, images: Images) -> Fused:
+        """The words' own states: the images have reached them already, in eq. 7."""
+        seen: dict[str, Tensor] = {}
+        if RANKED in self.columns:
+            relevance = images[RANKED].float().detach() * images.mask
+            seen = {RANKED: relevance, "before_blank": (relevance > 0.5) & images.mask}
+        return Fused(states=words.states, images=seen)

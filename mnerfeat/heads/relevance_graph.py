@@ -1,0 +1,185 @@
+"""The graph of a post's images, and the transformer over it (GIFR, eqs. 3 and 4)."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+SMALL = 0.02
+"""Standard deviation that the vectors added to images start with, as in BERT and Graphormer."""
+
+
+class DegreeEmbedding(nn.Module):
+    """Eq. 3: h_i = V_i + z_deg(V_i).
+
+    Images are nodes, and all images of a post are linked by its text, so each of m images has
+    degree m − 1: the vector tells how many images the post has, and nothing else.
+
+    Args:
+        most_images: Vectors there are; posts with more images than that share the last.
+        d_image: Size of an image's vector.
+    """
+
+    def __init__(self, most_images: int, d_image: int) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(most_images, d_image)
+        nn.init.normal_(self.vectors.weight, std=SMALL)
+
+    def forward(
+        self, image: Float[Tensor, "batch images d_image"], mask: Bool[Tensor, "batch images"]
+    ) -> Float[Tensor, "batch images d_image"]:
+        """Add z to every image."""
+        degree = (mask.sum(dim=1) - 1).clamp(0, self.vectors.num_embeddings - 1)
+        z: Tensor = self.vectors(degree)
+        return image + z.unsqueeze(1)  # eq. 3: (batch, images, d_image)
+
+
+class PositionEmbedding(nn.Module):
+    """What takes the place of eq. 3 in the ablation without it: a vector for each place.
+
+    Args:
+        most_images: Vectors there are; images beyond that share the last.
+        d_image: Size of an image's vector.
+    """
+
+    def __init__(self, most_images: int, d_image: int) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(most_images, d_image)
+        nn.init.normal_(self.vectors.weight, std=SMALL)
+
+    def forward(
+        self, image: Float[Tensor, "batch images d_image"], mask: Bool[Tensor, "batch images"]
+    ) -> Float[Tensor, "batch images d_image"]:
+        """Add the vector of its place among the post's images to every image."""
+        place: Int[Tensor, "batch images"] = mask.cumsum(dim=1) - 1
+        added: Tensor = self.vectors(place.clamp(0, self.vectors.num_embeddings - 1))
+        return image + added
+
+
+class GraphAttention(nn.Module):
+    """Eq. 4: U = (softmax(Q Kᵀ / √d) ⊙ R) V, with several heads side by side.
+
+    R stands after the softmax and has one number an image, so it scales the columns: how much of
+    an image reaches the others, and itself. Rows then sum to less than 1. With one image the
+    softmax is 1, and U = R V.
+
+    Args:
+        d_image: Size of an image's vector.
+        attention_heads: They share the vector evenly.
+    """
+
+    def __init__(self, d_image: int, *, attention_heads: int) -> None:
+        super().__init__()
+        self.attention_heads = attention_heads
+        self.query = nn.Linear(d_image, d_image)
+        self.key = nn.Linear(d_image, d_image)
+        self.value = nn.Linear(d_image, d_image)
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch images d_image"],
+        relevance: Float[Tensor, "batch images"],
+        mask: Bool[Tensor, "batch images"],
+    ) -> Float[Tensor, "batch images d_image"]:
+        """U; rows of absent images mean nothing."""
+        batch, images, d_image = image.shape
+
+        def split(x: Tensor) -> Tensor:
+            return x.view(batch, images, self.attention_heads, -1).transpose(1, 2)
+
+        query, key, value = (
+            split(self.query(image)),
+            split(self.key(image)),
+            split(self.value(image)),
+        )
+        scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
+        # A softmax over nothing is NaN: posts without images attend to all, and are masked later.
+        seen = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
+        weights = scores.float().masked_fill(~seen, float("-inf")).softmax(dim=3)
+        weights = weights * relevance[:, None, None, :]  # eq. 4: (batch, heads, images, images)
+        attended: Tensor = weights.to(value.dtype) @ value
+        return attended.transpose(1, 2).reshape(batch, images, d_image)
+
+
+class GraphLayer(nn.Module):
+    """One layer of the graph transformer: eq. 4 alone, or in a standard transformer block.
+
+    The standard block is that of Vaswani et al. (2017), post-norm, with an output projection
+    after the attention: x ← LayerNorm(x + W_o U); x ← LayerNorm(x + FFN(x)).
+
+    Args:
+        d_image: Size of an image's vector.
+        attention_heads: Of eq. 4.
+        standard: Whether residual, norm and feed-forward layer stand around it.
+        dropout: In the standard block.
+    """
+
+    def __init__(
+        self, d_image: int, *, attention_heads: int, standard: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.attention = GraphAttention(d_image, attention_heads=attention_heads)
+        self.standard = standard
+        if standard:
+            self.output = nn.Linear(d_image, d_image)
+            self.feed_forward = nn.Sequential(
+                nn.Linear(d_image, 4 * d_image),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.Linear(4 * d_image, d_image),
+            )
+            self.norms = nn.ModuleList(nn.LayerNorm(d_image) for _ in range(2))
+            self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch images d_image"],
+        relevance: Float[Tensor, "batch images"],
+        mask: Bool[Tensor, "batch images"],
+    ) -> Float[Tensor, "batch images d_image"]:
+        """The images after one exchange."""
+        attended: Tensor = self.attention(image, relevance, mask)
+        if not self.standard:
+            return attended
+        image = self.norms[0](image + self.dropout(self.output(attended)))
+        out: Tensor = self.norms[1](image + self.dropout(self.feed_forward(image)))
+        return out
+
+
+class ImagePrompts(nn.Module):
+    """Eqs. 5 and 6: per text layer l, P = W_p U, K_P = W_k P, V_P = W_v P.
+
+    They are matrices of their own, not the text encoder's. They stand before the text's own keys
+    and values (eq. 7, in the text encoder), shared out among its attention heads.
+
+    Args:
+        d_image: Size of an image's vector.
+        d_text: Size of the text encoder's states.
+        layers: Of the text encoder.
+        attention_heads: Of each of its layers.
+    """
+
+    def __init__(self, d_image: int, d_text: int, *, layers: int, attention_heads: int) -> None:
+        super().__init__()
+        self.attention_heads = attention_heads
+
+        def matrices(d_in: int) -> nn.ModuleList:
+            return nn.ModuleList(nn.Linear(d_in, d_text, bias=False) for _ in range(layers))
+
+        self.prompt, self.key, self.value = matrices(d_image), matrices(d_text), matrices(d_text)
+
+    def forward(self, image: Float[Tensor, "batch images d_image"]) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of every layer, each (batch, heads, images, d_text / heads)."""
+
+        def split(x: Tensor) -> Tensor:
+            return x.view(*x.shape[:2], self.attention_heads, -1).transpose(1, 2)
+
+        found = []
+        for prompt, key, value in zip(self.prompt, self.key, self.value, strict=True):
+            p = prompt(image)  # eq. 5: (batch, images, d_text)
+            found.append((split(key(p)), split(value(p))))  # eq. 6
+        return found
+
+
+def ones(mask: Bool[Tensor, "batch images"]) -> Float[Tensor, "batch images"]:
+    """R where there is no discriminator: 1 for every image."""
+    return torch.where(mask, 1.0, 0.0)
