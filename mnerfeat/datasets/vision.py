@@ -12,18 +12,24 @@ from torch import Tensor
 
 from mnerfeat.cache import FAILED, OK, FeatureCache
 from mnerfeat.datasets.images import stored_names
+from mnerfeat.datasets.pair_columns import (
+    RANKED_RELEVANCE,
+    RELEVANCE,
+    REWARD,
+    REWARD_BLANK,
+    cosines,
+    ranked_relevance,
+)
 from mnerfeat.datasets.posts import Post
-from mnerfeat.errors import CacheError, CacheLookupError, MnerfeatError
+from mnerfeat.errors import CacheLookupError
 
 log = logging.getLogger(__name__)
-
-RELEVANCE = "relevance"
-"""Cosine of a post's CLIP text embedding and an image's CLIP embedding, in [-1, 1]."""
 
 FEATURES_OF_COLUMN: Mapping[str, tuple[str, ...]] = {
     "vit_cls": ("vit_cls",),
     "quality": ("quality",),
     RELEVANCE: ("clip_image", "clip_text"),
+    RANKED_RELEVANCE: (REWARD, REWARD_BLANK),
 }
 """The cached features that a column is made of."""
 
@@ -95,9 +101,16 @@ class VisionTable:
         return VisionTable(image_rows, image_columns, pair_columns)
 
     @staticmethod
-    def without_images(posts: int) -> "VisionTable":
-        """A table for posts of which no image is looked at."""
-        return VisionTable(torch.full((posts, 1), -1), {}, {})
+    def without_images(posts: int, sizes: Mapping[str, int] | None = None) -> "VisionTable":
+        """A table for posts of which no image is looked at.
+
+        Args:
+            posts: How many.
+            sizes: Length of one row of each column that a head will ask for nevertheless.
+        """
+        columns = {name: torch.zeros(0, size) for name, size in (sizes or {}).items() if size > 1}
+        pairs = {name: torch.zeros(posts, 1) for name, size in (sizes or {}).items() if size == 1}
+        return VisionTable(torch.full((posts, 1), -1), columns, pairs)
 
     @classmethod
     def from_cache(
@@ -127,6 +140,11 @@ class VisionTable:
         for name in sorted(features):
             if name in cache.images.features:
                 usable &= lookup.usable(name)
+        pair_columns = {}
+        if RANKED_RELEVANCE in columns:
+            values, ranked = ranked_relevance(cache, posts, np.where(usable, lookup.rows, -1))
+            pair_columns[RANKED_RELEVANCE] = torch.from_numpy(values)
+            usable &= ranked
         unique, image_rows = np.unique(lookup.rows[usable], return_inverse=True)
         table = np.full(lookup.rows.shape, -1, np.int64)
         table[usable] = image_rows
@@ -135,9 +153,8 @@ class VisionTable:
             for column in columns
             if column in cache.images.features
         }
-        pair_columns = {}
         if RELEVANCE in columns:
-            pair_columns[RELEVANCE] = _relevance(cache, posts, table, unique)
+            pair_columns[RELEVANCE] = torch.from_numpy(cosines(cache, posts, table, unique))
         use = lookup.use(usable)
         log.info("%s", use)
         return VisionTable(torch.from_numpy(table), image_columns, pair_columns, use)
@@ -256,9 +273,12 @@ class _Lookup:
                 unknown[name] = None
             else:
                 failed[name] = next(
-                    feature.failures[row]
-                    for feature in self._cache.images.features.values()
-                    if row in feature.failures
+                    (
+                        feature.failures[row]
+                        for feature in self._cache.images.features.values()
+                        if row in feature.failures
+                    ),
+                    "it has no reward",
                 )
         return ImageUse(
             posts=len(self.names),
@@ -317,51 +337,10 @@ def _require_features(cache: FeatureCache, features: Iterable[str]) -> None:
             f"{cache.path} lacks {', '.join(lacking)}; it holds "
             f"{', '.join(cache.features) or 'nothing'}",
             hint=f"mnerfeat extract --features {','.join(_extractors(lacking))}"
-            + (" --posts data" if "clip_text" in lacking else ""),
+            + (" --posts data" if {"clip_text", REWARD, REWARD_BLANK} & set(lacking) else ""),
         )
 
 
 def _extractors(features: Iterable[str]) -> list[str]:
     """The extractors that make some features: `vit_cls` is made by `vit`."""
     return sorted({feature.split("_", maxsplit=1)[0] for feature in features})
-
-
-def _relevance(
-    cache: FeatureCache, posts: Sequence[Post], table: NDArray[np.int64], unique: NDArray[np.int64]
-) -> Tensor:
-    """Cosines of posts and their images (posts, images); zero where there is no image."""
-    needed = np.flatnonzero((table >= 0).any(axis=1)).tolist()
-    text_rows = cache.text_rows([posts[i].text for i in needed])
-    feature = cache["clip_text"]
-    lost = [
-        posts[i].id
-        for i, row in zip(needed, text_rows.tolist(), strict=True)
-        if row < 0 or feature.state[row] != OK
-    ]
-    if lost:
-        raise CacheLookupError(
-            f"{cache.path} lacks the CLIP text embeddings of {len(lost):,} posts:",
-            faults=lost,
-            hint="mnerfeat extract --features clip --posts DIR (the folder of train, dev, test)",
-        )
-    images, texts = cache["clip_image"][unique], feature[text_rows]
-    if images.shape[1:] != texts.shape[1:]:
-        raise CacheError(
-            f"clip_image has {images.shape[1]} numbers a row and clip_text {texts.shape[1]}: they "
-            "come from different models",
-            hint="mnerfeat extract --features clip --replace clip_image,clip_text",
-        )
-    relevance = np.zeros(table.shape, np.float32)
-    rows = table[needed]
-    cosines = np.einsum("pd,pid->pi", _normalised(texts), _normalised(images)[rows])
-    relevance[needed] = np.where(rows >= 0, cosines, 0)
-    return torch.from_numpy(relevance)
-
-
-def _normalised(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    vectors = vectors.astype(np.float32)
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    if not (norms > 0).all():
-        raise MnerfeatError("a CLIP embedding is zero, so it has no cosine with anything")
-    normalised: NDArray[np.float32] = vectors / norms
-    return normalised

@@ -31,6 +31,7 @@ def extract(
     texts: Iterable[str] = (),
     posts: Iterable[Post] = (),
     names: Iterable[str | PathLike[str]] | None = None,
+    extractors: Sequence[Extractor] | None = None,
 ) -> ExtractSummary:
     """Bring the cache up to date with a folder of images, and with texts of posts.
 
@@ -43,6 +44,7 @@ def extract(
         texts: Texts of posts, for their CLIP embeddings.
         posts: Posts, for the embeddings of their texts, and for rewards.
         names: Images to look at, relative to the folder; by default all that are in it.
+        extractors: From `config.extractors()`, where several runs are to share loaded models.
 
     Returns:
         What was done.
@@ -61,7 +63,7 @@ def extract(
     if REWARD in config.features:
         return _extract_rewards(config, texts, posts, names)
     started = time.monotonic()
-    extractors = config.extractors()
+    extractors = config.extractors() if extractors is None else extractors
     cache = FeatureCache(config.cache, missing_ok=True)
     if not config.replace:
         check_provenance(cache, extractors)

@@ -1,0 +1,53 @@
+"""The blank image's way into the cache: that of every other image."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from mnerfeat.cache import OK, FeatureCache, content_id
+from mnerfeat.errors import CacheLookupError
+from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extractors.rewards import CLIP_IMAGE
+from mnerfeat.extractors.run import extract
+from mnerfeat.preference.blank import Blank, blank_name, blank_png
+
+
+def extract_blank(config: ExtractConfig, blank: Blank) -> bytes:
+    """Make sure that the cache holds the CLIP embedding of a blank image.
+
+    Where it does not yet, the image is drawn as a file in a folder of its own, and extracted with
+    the CLIP that the configuration names.
+
+    Args:
+        config: Of the extraction that filled the cache.
+        blank: What the image is.
+
+    Returns:
+        The image's identity.
+
+    Raises:
+        CacheLookupError: The cache holds no CLIP embeddings.
+        ModelError: CLIP is needed and is not there.
+        ProvenanceError: The CLIP named is not the one that filled the cache.
+    """
+    cache = FeatureCache(config.cache)
+    if CLIP_IMAGE not in cache:
+        raise CacheLookupError(
+            f"{cache.path} lacks {CLIP_IMAGE}", hint="mnerfeat extract --features clip"
+        )
+    feature = cache[CLIP_IMAGE]
+    preprocessing = feature.provenance.facts.get("preprocessing") or {}
+    if "mean" not in preprocessing and blank == "mean":
+        raise CacheLookupError(
+            f"{cache.path} does not say which mean colour {CLIP_IMAGE} was made with",
+            hint="--blank white or --blank black",
+        )
+    content = blank_png(blank, preprocessing.get("mean", (0.5, 0.5, 0.5)))
+    id_ = content_id(content)
+    row = int(cache.images.find([id_])[0])
+    if row < 0 or feature.state[row] != OK:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / blank_name(blank)).write_bytes(content)
+            alone = replace(config, images=Path(folder), features=("clip",), replace=False)
+            extract(replace(alone, workers=0, progress=False, dry_run=False))
+    return id_
