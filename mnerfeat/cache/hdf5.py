@@ -48,12 +48,15 @@ class Dataset:
     attributes: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
 
     def number(self, name: str) -> int | None:
-        """The attribute of that name, if it is a whole number."""
+        """The attribute of that name; None where it is damaged or no whole number."""
         for data in self.attributes:
-            found, attribute = _attribute(data)
-            if found == name and _number_type(attribute.dtype) is not None:
-                value = _value(None, attribute)
-                return value if isinstance(value, int) else None
+            try:
+                found, attribute = _attribute(data)
+                value = _value(None, attribute) if found == name else None
+            except UnfitError:
+                continue
+            if isinstance(value, int):
+                return value
         return None
 
 

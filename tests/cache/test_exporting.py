@@ -98,7 +98,7 @@ def test_npz(path: Path, tmp_path: Path) -> None:
 
 
 def test_safetensors(path: Path, tmp_path: Path) -> None:
-    from safetensors import safe_open  # noqa: PLC0415
+    from safetensors import safe_open
 
     export(path, tmp_path / "a.safetensors")
     with safe_open(tmp_path / "a.safetensors", "np") as file:
