@@ -263,7 +263,11 @@ def _run_batch(
         journal.write_text("")
         child = os.fork()
         if child == 0:
-            _child(batch, act, journal)
+            try:
+                _child(batch, act, journal)
+                os._exit(0)
+            finally:
+                os._exit(1)
         _, status = os.waitpid(child, 0)
         done = journal.read_text().splitlines()
         ends.update(done)
@@ -295,7 +299,6 @@ def _child(batch: list[tuple[str, bytes]], act: Callable[[Path], str], journal: 
             end = "read" if end.startswith("{") else end
             file.write(f"{kind}: {end}\n")
             file.flush()
-    os._exit(0)
 
 
 def main() -> None:

@@ -5,31 +5,18 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mnerfeat.cache.index import Index
 from mnerfeat.cache.joining import JoinedFeature, Rows
 from mnerfeat.cache.mapping import map_again
-from mnerfeat.cache.schema import FAILED, OK, Bytes, Provenance
-from mnerfeat.cache.sealed import SealedFile
+from mnerfeat.cache.schema import FAILED, OK, Provenance
 from mnerfeat.errors import CacheLookupError, ProvenanceError
 
 _ROWS_AT_ONCE = 1024
-
-
-class Owner(Protocol):
-    """What a feature asks of the table it belongs to; see `mnerfeat.cache.table.Table`."""
-
-    name: str
-    path: Path
-    files: Sequence[SealedFile]
-
-    @property
-    def ids(self) -> Bytes: ...  # noqa: D102
-
-    def describe(self, rows: Rows) -> list[str]: ...  # noqa: D102
 
 
 class Feature:
@@ -48,15 +35,15 @@ class Feature:
         dtype: As stored.
     """
 
-    def __init__(self, name: str, joined: JoinedFeature, owner: Owner) -> None:
+    def __init__(self, name: str, joined: JoinedFeature, index: Index) -> None:
         self.name = name
-        self.table = owner.name
+        self.table = index.name
         self.joined = joined
         self.provenance = joined.provenance
         self.generation = joined.generation
         self.row_shape = joined.row_shape
         self.dtype = joined.dtype
-        self._owner = owner
+        self._index = index
         self._length = joined.n_rows
 
     def __len__(self) -> int:
@@ -173,7 +160,7 @@ class Feature:
         """
         if provenance != self.provenance:
             raise ProvenanceError(
-                f"{self.name} in {self._owner.path} was made by something else than this run "
+                f"{self.name} in {self._index.path} was made by something else than this run "
                 "asks for (what it holds, not what is asked for):",
                 faults=self.provenance.differences(provenance),
                 hint=command,
@@ -189,22 +176,22 @@ class Feature:
         wanted = np.unique(self._rows(slice(None) if rows is None else rows))
         wanted = wanted[self.state[wanted] == OK]
         digest = hashlib.sha256(self.provenance.digest.encode())
-        digest.update(self._owner.ids[wanted].tobytes())
+        digest.update(self._index.ids[wanted].tobytes())
         digest.update(self.joined.take_crc32(wanted).astype("<u4").tobytes())
         return digest.hexdigest()
 
     def digest(self) -> str:
         """SHA-256, in hex, of all rows: data, states, reasons and provenance."""
         digest = hashlib.sha256(self.fingerprint().encode())
-        digest.update(self._owner.ids.tobytes() + self.state.tobytes())
+        digest.update(self._index.ids.tobytes() + self.state.tobytes())
         for row, reason in sorted(self.failures.items()):
             digest.update(f"{row} {reason}\n".encode())
         return digest.hexdigest()
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Another process opens the same files anew: no rows are sent."""
-        uuids = [file.uuid for file in self._owner.files]
-        return _reopen, (self._owner.path, uuids, self.name)
+        uuids = [file.uuid for file in self._index.files]
+        return _reopen, (self._index.path, uuids, self.name)
 
     def _slice(self, rows: slice) -> NDArray[Any]:
         if not self.complete and (self.state[rows] != OK).any():
@@ -236,9 +223,9 @@ class Feature:
         unfit = np.unique(rows[self.state[rows] != OK])
         if not len(unfit):
             return
-        names = self._owner.describe(unfit)
+        names = self._index.describe(unfit)
         raise CacheLookupError(
-            f"{self.name} in {self._owner.path} lacks {len(unfit):,} of the rows asked for:",
+            f"{self.name} in {self._index.path} lacks {len(unfit):,} of the rows asked for:",
             faults=[
                 f"{name}: {self.failures[row] if self.state[row] == FAILED else 'not extracted'}"
                 for name, row in zip(names, unfit.tolist(), strict=True)

@@ -104,7 +104,7 @@ def info(path: str | PathLike[str]) -> CacheInfo:
         created_by=newest.created_by,
         created_at=newest.created_at,
         images=len(cache.images),
-        names=len(cache.images.joined_names().row),
+        names=len(cache.images.index.joined_names().row),
         texts=len(cache.texts),
         pairs=len(cache.pairs),
         features=tuple(features),

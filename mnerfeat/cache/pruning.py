@@ -91,7 +91,7 @@ def _plan(
             f"{cache.path} holds no feature {', '.join(unknown)}; it holds "
             f"{', '.join(cache.features) or 'none'}"
         )
-    joined = cache.images.joined_names()
+    joined = cache.images.index.joined_names()
     all_names = [decode_name(text) for text in joined.texts()]
     names = _names_in(Path(folder), all_names) if folder is not None else None
     named = joined.row if names is None else joined.row[names]

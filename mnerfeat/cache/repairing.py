@@ -253,12 +253,12 @@ class _Bench:
         keep = {}
         for table in cache.tables:
             rows = np.zeros(len(table), bool)
-            for number, file in enumerate(table.holders):
+            for number, file in enumerate(table.index.holders):
                 there = np.flatnonzero(~self._gone[file.uuid, table.name])
-                rows[table.union.place(number, there)] = True
+                rows[table.index.union.place(number, there)] = True
             keep[table.name] = rows
         for table, ids in zip((cache.texts, cache.images), cache.pairs.pair_ids, strict=True):
-            found = table.union.find(ids)
+            found = table.index.union.find(ids)
             keep["pairs"][found < 0] = False
             keep["pairs"][found >= 0] &= keep[table.name][found[found >= 0]]
         return keep

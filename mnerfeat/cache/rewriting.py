@@ -44,7 +44,7 @@ class Selection:
 
     Attributes:
         rows: (n,) bool. Names that lead to other rows are left out, too.
-        names: (p,) bool, over `Table.joined_names`.
+        names: (p,) bool, over `Index.joined_names`.
         features: Their names.
     """
 
@@ -71,7 +71,7 @@ def table_content(
     return TableContent(
         ids=table.ids if kept is None else table.ids[kept],
         columns=columns,
-        names=_names(table.joined_names(), selection) if table.name == "images" else None,
+        names=_names(table.index.joined_names(), selection) if table.name == "images" else None,
         features={
             name: _feature(feature, np.arange(len(table)) if kept is None else kept, counted)
             for name, feature in table.features.items()

@@ -82,7 +82,7 @@ def beside(path: Path) -> Iterator[Path]:
     # Not `TEMPORARY`: nobody holds a lock on it, so a pack in the same folder would remove it.
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             yield temporary
             if temporary.exists():
@@ -109,7 +109,7 @@ def _fsync_all(path: Path) -> None:
 def _create_locked(path: Path) -> int:
     """Create and lock a file; start over where a sweep got hold of it in between."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
@@ -151,6 +151,15 @@ def _listed(folder: Path) -> list[Path]:
         return []
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they survive a power cut."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    fsync_folder(folder.parent)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make renames and removals in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
@@ -168,14 +177,15 @@ def exclusive(path: Path) -> Iterator[None]:
         StorageError: Where the lock cannot be had: no permission, or a file system without locks.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor = _wait_for(path)
     except OSError as error:
         raise storage_error(path, error) from error
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the next one who locks it removes it
+            path.unlink()
         # A process forked meanwhile holds the same lock; closing alone would not open it.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -1,5 +1,6 @@
 """What a reader sees, and what it says of what it cannot see."""
 
+import gc
 import pickle
 import subprocess
 import sys
@@ -187,6 +188,32 @@ def test_fingerprint_tells_rows_values_and_provenance_apart(path: Path) -> None:
     assert FeatureCache(path)["vit_cls"].fingerprint() == whole
     put_numbered(path, [5])
     assert FeatureCache(path)["vit_cls"].fingerprint() not in {whole, some}
+
+
+def test_a_cache_that_is_no_longer_used_holds_no_file(path: Path) -> None:
+    """Or the space of a file that was replaced would be taken until the process ends."""
+    put_numbered(path, range(3))
+    pack(path)
+    gc.collect()
+    gc.disable()
+    try:
+        cache = FeatureCache(path)
+        vit = cache["vit_cls"]
+        assert vit[:].tolist() == vit.read([0, 1, 2])[0].tolist()
+        cache.rows(["1.jpg"])
+        assert vit.complete
+        assert _mapped(path)
+        del cache, vit
+        assert not _mapped(path)
+    finally:
+        gc.enable()
+
+
+def _mapped(path: Path) -> bool:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not tell what is mapped")
+    return str(path) in maps.read_text()
 
 
 def test_importing_the_cache_loads_no_torch() -> None:
