@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -122,6 +122,7 @@ def relevance(
     return torch.sigmoid(reward - blank)
 
 
+@runtime_checkable
 class Embeddings(Protocol):
     """CLIP embeddings of the ranked posts' texts and images, by number.
 

@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mnerfeat.errors import DataError
 from mnerfeat.preference.rankings import Ranking
 
 
+@runtime_checkable
 class RankablePost(Protocol):
     """What is asked of a post; those of the data sets have it."""
 

@@ -1,0 +1,90 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnerfeat.errors import DataError
+from mnerfeat.preference.matching import choose, draw, match
+from mnerfeat.preference.rankings import Ranking
+
+from .builders import TinyPost
+
+POSTS = {
+    "train": [TinyPost(id="1", images=("a", "b")), TinyPost(id="2", images=("c",))],
+    "dev": [TinyPost(id="1", images=("d",)), TinyPost(id="3", images=("e",))],
+}
+
+
+def test_rankings_find_their_posts():
+    given_ = [
+        Ranking(id="1", images=("b", "a"), blank=1, split="train"),
+        Ranking(id="3", images=("e",), blank=0),
+    ]
+    matched = match(given_, POSTS, where="r.jsonl")
+    assert [one.key for one in matched] == [("train", "1"), ("dev", "3")]
+    assert matched[0].post is POSTS["train"][0]
+
+
+def test_every_ranking_that_does_not_fit_is_listed():
+    odd = [
+        Ranking(id="1", images=("a",), blank=0),
+        Ranking(id="9", images=("a",), blank=0),
+        Ranking(id="2", images=("c", "x", "y"), blank=0),
+        Ranking(id="3", images=("e",), blank=0, split="train"),
+        Ranking(id="2", images=("c",), blank=0),
+    ]
+    with pytest.raises(DataError) as caught:
+        match(odd, POSTS, where="r.jsonl")
+    assert caught.value.faults == (
+        "post '1': the id stands in train and dev; add 'split'",
+        "post '9': there is no such post in train, dev",
+        "post '2' (train) has no image x, y; it has c",
+        "post '3': there is no such post in train",
+    )
+
+
+KEYS = st.lists(st.tuples(st.sampled_from(["train", "dev"]), st.text(max_size=3)), unique=True)
+
+
+@given(keys=KEYS, count=st.integers(0, 30), seed=st.integers(0, 3), shuffle=st.randoms())
+def test_a_draw_depends_on_the_posts_and_the_seed_alone(keys, count, seed, shuffle):
+    drawn = draw(keys, count, seed=seed)
+    assert len(drawn) == min(count, len(keys))
+    assert drawn <= set(keys)
+    other = list(keys)
+    shuffle.shuffle(other)
+    assert draw(other, count, seed=seed) == drawn
+    assert draw(keys, max(0, count - 1), seed=seed) <= drawn
+
+
+def test_seeds_draw_differently_and_evenly():
+    keys = [("train", str(n)) for n in range(1000)]
+    draws = [draw(keys, 100, seed=seed) for seed in range(60)]
+    assert len(set(draws)) == 60
+    counts = [sum(key in one for one in draws) for key in keys]
+    assert 4.5 < sum(counts) / len(counts) < 7.5
+    assert max(counts) < 25
+
+
+def ranked(count, split="train"):
+    posts = {split: [TinyPost(id=str(n), images=("a",)) for n in range(count)]}
+    some = [Ranking(id=str(n), images=("a",), blank=0) for n in range(count)]
+    return match(some, posts, where="")
+
+
+def test_d_dis_is_a_share_of_all_posts_of_the_split():
+    chosen = choose(ranked(50), split="train", posts=100, share=0.1, seed=0)
+    assert len(chosen) == 10
+    again = choose(ranked(50)[::-1], split="train", posts=100, share=0.1, seed=0)
+    assert {one.key for one in again} == {one.key for one in chosen}
+
+
+def test_all_rankings_are_used_where_there_are_few():
+    assert len(choose(ranked(5), split="train", posts=100, share=0.1, seed=0)) == 5
+
+
+def test_rankings_of_other_splits_are_never_used():
+    both = (*ranked(50), *ranked(50, "dev"))
+    chosen = choose(both, split="train", posts=100, share=1.0, seed=0)
+    assert {one.split for one in chosen} == {"train"}
+    with pytest.raises(DataError, match="none of the 50 rankings is of a post of train"):
+        choose(ranked(50, "dev"), split="train", posts=100, share=1.0, seed=0)
