@@ -4,6 +4,7 @@ Each function of that script raises where one of the five properties does not ho
 """
 
 import errno
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,13 @@ crash = load("tools/cache_crash.py")
 
 # The children do nothing but write, and need none of the threads that other tests have started.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def folder_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `fsync` costs nothing; the long form runs on a disk."""
+    if Path("/dev/shm").is_dir():
+        monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")
 
 
 def test_killed_at_random_moments() -> None:

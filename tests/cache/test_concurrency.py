@@ -1,0 +1,214 @@
+"""Many readers, writers and packs at once: everybody always sees a whole cache."""
+
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnerfeat.cache import FeatureCache, pack, verify
+from mnerfeat.errors import StorageError
+from tests.cache.builders import put_numbered
+
+ROOT = Path(__file__).parents[2]
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.cache.builders import put_numbered
+path, start, parts = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+for first in range(start, start + 3 * parts, 3):
+    put_numbered(path, range(first, first + 3))
+    print(first, flush=True)
+"""
+
+PACKER = """
+import sys
+from pathlib import Path
+from mnerfeat.cache import pack
+print("ready", flush=True)
+while not Path(sys.argv[2]).exists():
+    pack(sys.argv[1])
+"""
+
+READER = """
+import sys
+import numpy as np
+from pathlib import Path
+from mnerfeat.cache import FeatureCache
+print("ready", flush=True)
+seen = 0
+looks = 0
+while not Path(sys.argv[2]).exists():
+    cache = FeatureCache(sys.argv[1])
+    names = {name: row for name, row in cache.images.names()}
+    assert len(names) >= seen, "rows have vanished"
+    assert len(names) % 3 == 0, "half a part"
+    rows = cache.rows(list(names))
+    assert rows.tolist() == list(names.values())
+    wanted = np.array([int(name[:-4]) for name in names], np.float32)
+    assert (cache["vit_cls"][rows] == wanted[:, None]).all(), "other rows"
+    seen = len(names)
+    looks += 1
+print(looks)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "features.h5"
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def finished(process: subprocess.Popen[str]) -> list[str]:
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    return output.splitlines()
+
+
+def test_writers_packs_and_readers_at_once(path: Path, tmp_path: Path) -> None:
+    """Three processes write, two pack, two read."""
+    put_numbered(path, range(3))
+    stop = tmp_path / "stop"
+    others = [start(code, path, stop) for code in (PACKER, PACKER, READER, READER)]
+    for process in others:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    writers = [start(WRITER, path, 1000 * (number + 1), 20) for number in range(3)]
+    acknowledged = [int(line) for writer in writers for line in finished(writer)]
+    stop.touch()
+    looks = [int(finished(process)[-1]) for process in others[2:]]
+    for process in others[:2]:
+        finished(process)
+    assert min(looks) > 0
+    assert len(acknowledged) == 60
+    pack(path)
+    assert verify(path) == []
+    cache = FeatureCache(path)
+    numbers = [0, 1, 2, *(n for first in acknowledged for n in range(first, first + 3))]
+    assert len(cache.images) == len(numbers)
+    rows = cache.rows([f"{n}.jpg" for n in numbers])
+    assert cache["vit_cls"][rows][:, 0].tolist() == numbers
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["features.h5", "stop"]
+
+
+def test_a_map_outlives_the_file_it_shows(path: Path) -> None:
+    put_numbered(path, range(100))
+    pack(path)
+    cache = FeatureCache(path)
+    view = cache["vit_cls"][:]
+    rows = cache.rows([f"{n}.jpg" for n in range(100)])
+    put_numbered(path, range(100, 200))
+    pack(path)
+    path.write_bytes(b"")
+    path.unlink()
+    assert view[rows][:, 0].tolist() == [*range(100)]
+    assert cache["vit_cls"][rows][:, 0].tolist() == [*range(100)]
+    assert cache["vit_cls"].tensor()[rows][:, 0].tolist() == [*range(100)]
+
+
+def test_a_pack_waits_for_another(path: Path) -> None:
+    put_numbered(path, range(3))
+    with path.with_name(".features.h5.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = start("import sys; from mnerfeat.cache import pack; pack(sys.argv[1])", path)
+        time.sleep(1)
+        assert process.poll() is None
+        assert not path.exists()
+    finished(process)
+    assert path.exists()
+
+
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_reading_and_writing_parts_needs_no_locks(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system that is mounted without them."""
+    put_numbered(path, range(3))
+    pack(path)
+    without_locks(monkeypatch)
+    put_numbered(path, range(3, 6))
+    cache = FeatureCache(path)
+    assert cache["vit_cls"][cache.rows(["1.jpg", "4.jpg"])][:, 0].tolist() == [1, 4]
+    assert verify(path) == []
+    with pytest.raises(StorageError, match="has no locks") as caught:
+        pack(path)
+    assert "local disk" in str(caught.value)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["features.h5", "features.h5.d"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_reading_needs_no_right_to_write(path: Path) -> None:
+    put_numbered(path, range(3))
+    pack(path)
+    put_numbered(path, range(3, 6))
+    before = sorted(path.parent.rglob("*"))
+    folders = [path.parent, path.with_name("features.h5.d")]
+    for folder in folders:
+        folder.chmod(0o555)
+    for above in list(path.parents)[1:3]:
+        above.chmod(above.stat().st_mode | 0o555)
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)  # root may write anywhere
+            with pytest.raises(OSError, match="denied"):
+                path.with_name("x").touch()
+            cache = FeatureCache(path)
+            rows = cache.rows(["1.jpg", "4.jpg"])
+            fine = cache["vit_cls"][rows][:, 0].tolist() == [1, 4]
+            with pytest.raises(StorageError, match="permissions"):
+                pack(path)
+            os._exit(0 if fine and verify(path) == [] else 1)
+        finally:
+            os._exit(2)
+    _, status = os.waitpid(child, 0)
+    for folder in folders:
+        folder.chmod(0o755)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert sorted(path.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_workers_of_a_torch_loader_read_the_same(path: Path, method: str) -> None:
+    torch = pytest.importorskip("torch")
+    put_numbered(path, range(40))
+    pack(path)
+    put_numbered(path, range(40, 60))
+    vit = FeatureCache(path)["vit_cls"]
+    loader = torch.utils.data.DataLoader(
+        vit, batch_size=16, num_workers=2, multiprocessing_context=method
+    )
+    read = torch.cat(list(loader))
+    assert read.dtype == torch.float32
+    assert (read.numpy() == vit[:]).all()
+
+
+def test_a_cache_may_be_moved_and_its_parts_with_it(path: Path, tmp_path: Path) -> None:
+    put_numbered(path, range(3))
+    pack(path)
+    put_numbered(path, range(3, 6))
+    (tmp_path / "elsewhere").mkdir()
+    other = tmp_path / "elsewhere" / "mine.h5"
+    shutil.move(path, other)
+    shutil.move(path.with_name("features.h5.d"), other.with_name("mine.h5.d"))
+    cache = FeatureCache(other)
+    assert sorted(cache["vit_cls"][np.arange(6)][:, 0].tolist()) == [*range(6)]
