@@ -82,7 +82,7 @@ class Extractor(Protocol):
         ...
 
     def load(self, compute: Compute) -> None:
-        """Load the weights.
+        """Load the weights, unless they are there already.
 
         Raises:
             ModelError: Where they do not fit the model.

@@ -149,6 +149,8 @@ class ClipExtractor:
 
     def load(self, compute: Compute) -> None:
         """See `Extractor.load`."""
+        if compute == self._compute:
+            return
         import torch  # noqa: PLC0415
 
         self._model, self._tokenizer = load_clip(self._source)

@@ -158,7 +158,12 @@ class LocalEngine:
         if not workers:
             return look_here(jobs, prepares, stop.event)
         pool = stack.enter_context(
-            WorkerPool(prepares, workers=workers, timeout=self._config.image_timeout)
+            WorkerPool(
+                prepares,
+                workers=workers,
+                timeout=self._config.image_timeout,
+                yielding=self.compute is not None and self.compute.device.type == "cpu",
+            )
         )
         return pool.look(jobs, stop.event)
 

@@ -103,6 +103,8 @@ class ManiqaExtractor:
 
     def load(self, compute: Compute) -> None:
         """See `Extractor.load`."""
+        if compute == self._compute:
+            return
         from mnerfeat.extractors.maniqa_network import load_maniqa  # noqa: PLC0415
 
         weights = read_weights(self._weights, option=_OPTION)

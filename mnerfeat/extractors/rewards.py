@@ -156,11 +156,6 @@ def extract_rewards(
     )
 
 
-def reward_provenance(cache: FeatureCache, saved: SavedDiscriminator) -> Provenance:
-    """What makes rewards, where this discriminator gives them to a cache's embeddings."""
-    return saved.reward_provenance(cache[CLIP_TEXT].provenance, cache[CLIP_IMAGE].provenance)
-
-
 def _provenance(cache: FeatureCache, saved: SavedDiscriminator) -> Provenance:
     lacking = [name for name in (CLIP_TEXT, CLIP_IMAGE) if name not in cache]
     if lacking:
@@ -170,7 +165,7 @@ def _provenance(cache: FeatureCache, saved: SavedDiscriminator) -> Provenance:
         )
     for name in (CLIP_TEXT, CLIP_IMAGE):
         saved.require_clip(name, cache[name].provenance, where=str(cache.path))
-    return reward_provenance(cache, saved)
+    return saved.reward_provenance(cache[CLIP_TEXT].provenance, cache[CLIP_IMAGE].provenance)
 
 
 def _check_fresh(cache: FeatureCache, provenance: Provenance, *, replace: bool) -> bool:

@@ -61,7 +61,7 @@ def extract(
     posts = tuple(posts)
     texts = (*texts, *(post.text for post in posts))
     if REWARD in config.features:
-        return _extract_rewards(config, texts, posts, names)
+        return _extract_rewards(config, texts, posts, names, extractors)
     started = time.monotonic()
     extractors = config.extractors() if extractors is None else extractors
     cache = FeatureCache(config.cache, missing_ok=True)
@@ -105,6 +105,7 @@ def _extract_rewards(
     texts: Sequence[str],
     posts: Sequence[Post],
     names: Iterable[str | PathLike[str]] | None,
+    extractors: Sequence[Extractor] | None,
 ) -> ExtractSummary:
     """What else is asked for first, then the rewards, which are made of it."""
     from mnerfeat.extractors.rewards import extract_rewards  # noqa: PLC0415  (it loads torch)
@@ -117,7 +118,8 @@ def _extract_rewards(
     others = tuple(name for name in config.features if name != REWARD)
     summary = ExtractSummary.nothing(config.cache, dry_run=config.dry_run)
     if others:
-        summary = extract(replace(config, features=others), texts=texts, names=names)
+        images_only = replace(config, features=others)
+        summary = extract(images_only, texts=texts, names=names, extractors=extractors)
     if config.dry_run and (summary.new or summary.new_texts):
         return replace(summary, rewards="rewards are computed after that")
     rewards = extract_rewards(

@@ -74,15 +74,14 @@ class VisionModel:
         self._load_processor()
         return ProcessorPrepare(self._processor, split=self._split)
 
-    def load(self, compute: Compute) -> Any:
-        """Load the weights.
-
-        Returns:
-            The model.
+    def load(self, compute: Compute) -> None:
+        """Load the weights, unless they are there already.
 
         Raises:
             ModelError: Where they do not fit the model, or code of its own would have to run.
         """
+        if compute == self._compute:
+            return
         import transformers  # noqa: PLC0415
 
         self._load_processor()
@@ -112,7 +111,6 @@ class VisionModel:
             )
         self._compute = compute
         self._model = model.to(compute.device).eval()
-        return model
 
     def run(self, batch: Sequence[Prepared], size: int, output: Output) -> NDArray[np.float32]:
         """The model's output for some images.

@@ -48,7 +48,7 @@ _START = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from mnerfeat.extractors.workers import serve
-serve(int(sys.argv[2]), int(sys.argv[3]))
+serve(*map(int, sys.argv[2:]))
 """
 
 
@@ -100,18 +100,29 @@ class WorkerPool:
         prepares: Of all extractors, by name; they are pickled.
         workers: How many processes.
         timeout: Seconds after which an image counts as one that hangs its decoder.
+        yielding: Let everything else on the machine's cores go first. The threads of a model on
+            a CPU wait for each other at every product, so one that loses its core to a decoder
+            for a moment stops them all.
     """
 
-    def __init__(self, prepares: Mapping[str, Prepare], *, workers: int, timeout: float) -> None:
+    def __init__(
+        self,
+        prepares: Mapping[str, Prepare],
+        *,
+        workers: int,
+        timeout: float,
+        yielding: bool = False,
+    ) -> None:
         self._prepares = pickle.dumps(dict(prepares), protocol=pickle.HIGHEST_PROTOCOL)
         self._timeout = timeout
         self._workers: list[_Worker] = []
         self._again: deque[_Task] = deque()
         self._count = workers
+        self._nice = 19 if yielding else 0
 
     def __enter__(self) -> "WorkerPool":
         try:
-            self._workers = [_Worker(self._prepares) for _ in range(self._count)]
+            self._workers = [_Worker(self._prepares, self._nice) for _ in range(self._count)]
         except BaseException:
             self.close()
             raise
@@ -178,7 +189,7 @@ class WorkerPool:
         """Replace a worker; give its images to others, save for one that has cost two workers."""
         tasks = list(worker.tasks)
         worker.close()
-        self._workers[self._workers.index(worker)] = _Worker(self._prepares)
+        self._workers[self._workers.index(worker)] = _Worker(self._prepares, self._nice)
         first = replace(tasks[0], attempts=tasks[0].attempts + 1)
         self._again.extend(tasks[1:])
         if first.attempts < ATTEMPTS:
@@ -197,7 +208,7 @@ class _Task:
 class _Worker:
     """One process, seen from the run."""
 
-    def __init__(self, prepares: bytes) -> None:
+    def __init__(self, prepares: bytes, nice: int) -> None:
         self.tasks: deque[_Task] = deque()
         self.ready = False
         self._since = time.monotonic()
@@ -209,7 +220,7 @@ class _Worker:
         path = json.dumps([str(entry) for entry in sys.path])
         handles = (theirs.fileno(), self._memory_file)
         self._process = subprocess.Popen(  # noqa: S603  (this very interpreter)
-            [sys.executable, "-P", "-c", _START, path, *map(str, handles)],
+            [sys.executable, "-P", "-c", _START, path, *map(str, (*handles, nice))],
             stdin=subprocess.DEVNULL,
             pass_fds=handles,
             env=environment,
@@ -312,13 +323,15 @@ def _load(memory: mmap.mmap, array: _Stored) -> NDArray[Any]:
     return np.frombuffer(memory, array.dtype, count, array.offset).reshape(array.shape)
 
 
-def serve(connection_handle: int, memory_handle: int) -> None:
+def serve(connection_handle: int, memory_handle: int, nice: int) -> None:
     """What a worker process does until its pipe is closed.
 
     Args:
         connection_handle: Descriptor of its end of the pipe.
         memory_handle: Descriptor of the shared memory.
+        nice: By how much to lower the process's priority.
     """
+    os.nice(nice)
     # Ctrl-C reaches the whole group; the run decides, and closes the pipe when it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
