@@ -281,58 +281,37 @@ def peak(device: str) -> float:
 
 
 def record(chosen: argparse.Namespace, rows: Iterable[Row], again: str | None, limit: float) -> str:
-    lines = [
-        "# Extraction against the models' own loops",
-        "",
-        (
-            f"`python benchmarks/extract.py --images {chosen.images} --device {chosen.device}`: same "
-            "weights (random), same"
-        ),
-        (
-            "images, same device, both in one run, best of "
-            f"{chosen.repeats}. Ours is a whole run of `extract`, from the folder"
-        ),
-        "to the sealed cache, with loaded models.",
-        "",
-        (
-            "| | images | stock, images/s | ours, images/s | ratio | stock's FLOPs at our rate, of the "
-            "limit |"
-        ),
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        share = GFLOPS[row.what] * row.ours / limit
-        lines.append(
-            f"| {row.what} | {row.images} | {row.stock:.3g} | {row.ours:.3g} | "
-            f"**{row.ratio:.2f}×** | {share:.0%} |"
-        )
-    lines += [
-        "",
-        (
-            "The limit is one large product of matrices "
-            f"({'float16' if chosen.device.startswith('cuda') else 'float32'}): {limit:,.0f} GFLOP/s. "
-            "A share above"
-        ),
-        "100 % means work that was not done: identical crops, and blocks nobody reads.",
-        "",
-    ]
-    if again:
-        lines += [f"A second run: {again}", ""]
-    lines += [
-        (
-            f"- Numerics: {chosen.numerics}; workers: "
-            f"{'by default' if chosen.workers is None else chosen.workers}; torch threads: "
-            f"{chosen.threads}."
-        ),
-        f"- Machine: {machine(chosen.device)}; load average at the end {os.getloadavg()[0]:.1f}.",
-        (
-            f"- Versions: python {platform.python_version()}, torch {torch.__version__}, transformers "
-            f"{transformers.__version__}, open_clip {open_clip.__version__}, timm {timm.__version__}."
-        ),
-        f"- Date: {dt.datetime.now(dt.UTC):%Y-%m-%d}.",
-        "",
-    ]
-    return "\n".join(lines)
+    table = "\n".join(
+        f"| {row.what} | {row.images} | {row.stock:.3g} | {row.ours:.3g} | **{row.ratio:.2f}×** | "
+        f"{GFLOPS[row.what] * row.ours / limit:.0%} |"
+        for row in rows
+    )
+    number = "float16" if chosen.device.startswith("cuda") else "float32"
+    workers = "by default" if chosen.workers is None else chosen.workers
+    libraries = (torch, transformers, open_clip, timm)
+    versions = ", ".join(f"{library.__name__} {library.__version__}" for library in libraries)
+    return f"""# Extraction against the models' own loops
+
+`python benchmarks/extract.py --images {chosen.images} --device {chosen.device}`:
+same weights (random), same images, same device, both in turns in one run, best of
+{chosen.repeats}. Ours is a whole run of `extract`, from the folder to the sealed cache, with
+loaded models.
+
+| | images | stock, images/s | ours, images/s | ratio | share of the limit |
+|---|---|---|---|---|---|
+{table}
+
+The limit is one large {number} product of matrices, {limit:,.0f} GFLOP/s; the share counts the
+FLOPs of stock at our rate, so work that we leave out (identical crops, blocks nobody reads) can
+take it above 100 %.
+
+A second run: {again or "not measured."}
+
+- Numerics: {chosen.numerics}; workers: {workers}; torch threads: {chosen.threads}.
+- Machine: {machine(chosen.device)}; load average at the end {os.getloadavg()[0]:.1f}.
+- Versions: python {platform.python_version()}, {versions}.
+- Date: {dt.datetime.now(dt.UTC):%Y-%m-%d}.
+"""
 
 
 def machine(device: str) -> str:

@@ -1,5 +1,6 @@
 """Text encoder and head together: posts in, tags out."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from mnerfeat.heads.base import (
     Images,
     Words,
 )
+from mnerfeat.heads.dpe import IterativeConfig
 from mnerfeat.heads.gifr import GifrConfig
 from mnerfeat.heads.iqcr import IqcrConfig
 from mnerfeat.heads.text_only import TextOnlyConfig
@@ -29,6 +31,7 @@ from mnerfeat.text import PieceBatch, Pieces, TextEncoder
 HEADS: dict[str, type[HeadConfig]] = {
     "gifr": GifrConfig,
     "iqcr": IqcrConfig,
+    "iterative": IterativeConfig,
     "text": TextOnlyConfig,
 }
 """The heads by name: the options of each, which also build it."""
@@ -60,10 +63,12 @@ class Tagged:
         tags: One a word.
         images: One a name in the post's `images`, in order: what the head made of the image, by
             name (see the head); None where the image could not be used.
+        steps: Of a head that reasons in steps, the tags after each of them.
     """
 
     tags: tuple[str, ...]
     images: tuple[Mapping[str, float | bool] | None, ...]
+    steps: tuple[tuple[str, ...], ...] = ()
 
     def record(self, post: Post) -> dict[str, object]:
         """The prediction for a post as it is written to JSONL, and can be read again as a post.
@@ -72,24 +77,32 @@ class Tagged:
             `id`; `text` (the words); `images` (their names); `label` (the predicted tags);
             `entities` (each with `type`, `start` and `end` in words, end exclusive, and its
             `text`), read by the lenient convention; `image_values` (one object an image with the
-            head's values by name, null where the image could not be used).
+            head's values by name, null where the image could not be used); and, of a head that
+            reasons in steps, `steps` (the `entities` after each of them).
         """
-        return {
+        record: dict[str, object] = {
             "id": post.id,
             "text": post.words,
             "images": post.images,
             "label": self.tags,
-            "entities": [
-                {
-                    "type": entity.type,
-                    "start": entity.start,
-                    "end": entity.end,
-                    "text": " ".join(post.words[entity.start : entity.end]),
-                }
-                for entity in entities(self.tags)
-            ],
+            "entities": _entity_records(post, self.tags),
             "image_values": self.images,
         }
+        if self.steps:
+            record["steps"] = [_entity_records(post, tags) for tags in self.steps]
+        return record
+
+
+def _entity_records(post: Post, tags: Sequence[str]) -> list[dict[str, object]]:
+    return [
+        {
+            "type": entity.type,
+            "start": entity.start,
+            "end": entity.end,
+            "text": " ".join(post.words[entity.start : entity.end]),
+        }
+        for entity in entities(tags)
+    ]
 
 
 class Tagger(nn.Module):
@@ -170,12 +183,13 @@ class Tagger(nn.Module):
         images: Images,
         gold: Int[Tensor, "batch words"] | None = None,
         *,
+        seed: Int[Tensor, " batch"] | None = None,
         decode: bool = True,
     ) -> HeadOutput:
-        """Loss against `gold`, where given, and tags, where asked for; see `Head`."""
+        """Loss against `gold`, where given, and tags, where asked for; see `Head` and `Words`."""
         prefix = self.head.prefix(images)
         states, sentence = self.encoder(pieces, prefix, None if prefix is None else images.mask)
-        words = Words(states=states, mask=pieces.word_mask, sentence=sentence)
+        words = Words(states=states, mask=pieces.word_mask, sentence=sentence, seed=seed)
         output: HeadOutput = self.head(words, images, gold, decode=decode)
         return output
 
@@ -231,7 +245,8 @@ class Tagger(nn.Module):
                     chosen = order[start : start + batch_size]
                     pieces = self.encoder.tokenizer.batch([texts[index] for index in chosen])
                     images = self.images(table, torch.tensor(chosen))
-                    output = self(pieces.to(self.device), images)
+                    seed = torch.tensor([post_seed(posts[index]) for index in chosen])
+                    output = self(pieces.to(self.device), images, seed=seed)
                     found |= self._read(output, images, [posts[i] for i in chosen], chosen)
                     bar.update(len(chosen))
         finally:
@@ -244,6 +259,7 @@ class Tagger(nn.Module):
         """A batch's tensors as plain Python, each fetched from the device once."""
         assert output.tags is not None
         tags = output.tags.tolist()
+        steps = [step.tolist() for step in output.steps]
         used = images.mask.tolist()
         values = {name: column.tolist() for name, column in output.images.items()}
         found = {}
@@ -257,6 +273,7 @@ class Tagger(nn.Module):
                     else None
                     for slot in range(len(post.images))
                 ),
+                steps=tuple(self.tag_set.decode(step[row][: len(post.words)]) for step in steps),
             )
         return found
 
@@ -276,6 +293,12 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"the device is {name!r}, and torch sees no GPU", hint="mnerfeat doctor")
     return device
+
+
+def post_seed(post: Post) -> int:
+    """A number that a post's id alone decides, for what is drawn at random about it; 63 bits."""
+    digest = hashlib.sha256(post.id.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def gold_ids(posts: Sequence[Post], tag_set: TagSet) -> list[list[int]]:

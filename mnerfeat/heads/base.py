@@ -37,11 +37,14 @@ class Words:
         states: One vector a word; zero on padding.
         mask: True on real words. Every post has at least one, and they come first.
         sentence: The encoder's state at its first special token ([CLS], `<s>`).
+        seed: A number of each post's own, from 0, for heads that draw at random in use; the same
+            for all where it is not given.
     """
 
     states: Float[Tensor, "batch words d_text"]
     mask: Bool[Tensor, "batch words"]
     sentence: Float[Tensor, "batch d_text"]
+    seed: Int[Tensor, " batch"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +74,14 @@ class HeadOutput:
             that predicts spans writes them as `B- I- I-`, so they never overlap.
         images: By name, what the head made of each image (weights, gates, relevance; yes or
             no), for people to read; zero or False where there is no image.
+        steps: Of a head that reasons in steps, the tag ids after each of them, as `tags`, which
+            are those of the last.
     """
 
     loss: Float[Tensor, ""] | None
     tags: Int[Tensor, "batch words"] | None
     images: Mapping[str, ImageValues] = field(default_factory=dict)
+    steps: tuple[Int[Tensor, "batch words"], ...] = ()
 
 
 class Head(nn.Module, ABC):

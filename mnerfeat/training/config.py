@@ -8,6 +8,7 @@ from mnerfeat.errors import ConfigError, RunError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
+RankedPosts = Literal["leave-out", "keep"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,10 @@ class TrainingConfig:
     deterministic: bool = True
     """Use operations that give the same numbers every time; on a GPU some are slower."""
 
+    ranked_posts: RankedPosts = "leave-out"
+    """Train posts that the discriminator learned from, where the head reads its rewards (GIFR):
+    `leave-out`, so that the tagger trains on posts whose R is as sure as on new ones, or `keep`."""
+
     seed: int = 1
     """Draws the head's weights, the order of the posts and dropout."""
 
@@ -71,6 +76,7 @@ class TrainingConfig:
             *(_at_least(self, name, 0) for name in (*rates, "max_grad_norm", "patience", "seed")),
             _one_of(self, "precision", get_args(Precision)),
             _one_of(self, "device", get_args(Device)),
+            _one_of(self, "ranked_posts", get_args(RankedPosts)),
         ]
         if not 0 <= self.warmup <= 1:
             faults.append(f"train.warmup is {self.warmup}; it must be in [0, 1]")

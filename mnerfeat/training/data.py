@@ -1,49 +1,154 @@
 """From a data folder and a feature cache to what training and evaluation take."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnerfeat.cache import FeatureCache
-from mnerfeat.datasets import Post, TagSet, read_folder
+from mnerfeat.datasets import Post, TagSet, fingerprint, read_folder
+from mnerfeat.datasets.pair_columns import (
+    RANKED_RELEVANCE,
+    RENEW_REWARDS,
+    REWARD,
+    pair_rows,
+    seen_posts,
+)
 from mnerfeat.datasets.vision import FEATURES_OF_COLUMN, VisionTable, resolve
+from mnerfeat.errors import DataError
 from mnerfeat.heads.base import HeadConfig
+from mnerfeat.preference import open_discriminator
+from mnerfeat.training.config import RankedPosts
 from mnerfeat.training.fitting import TrainingData
 
+logger = logging.getLogger(__name__)
 
-def load_training_data(data: Path, cache: Path, head: HeadConfig) -> TrainingData:
+VIT_WIDTH = 768
+"""Of image vectors where there is no image to tell: ViT-B's."""
+
+
+def load_training_data(
+    data: Path,
+    cache: Path,
+    head: HeadConfig,
+    *,
+    ranked_posts: RankedPosts = "leave-out",
+    discriminator: Path | None = None,
+) -> TrainingData:
     """Read train and dev, and the image columns that a head needs of them.
 
-    The test split is not opened. The cache is not opened for a head that reads no images.
+    The test split is not opened. The cache is not opened for a head that reads no images, nor
+    where no post has any.
 
     Args:
         data: The folder of the splits.
         cache: The feature cache.
         head: The head's options.
+        ranked_posts: What becomes of train posts that the discriminator learned from, where the
+            head reads its rewards.
+        discriminator: Its folder: where it is there, the rewards must be its own.
 
     Raises:
-        DataError: Splits that are missing or cannot be read.
+        DataError: Splits that are missing or cannot be read, or no train post is left.
         CacheError: No cache, or one that lacks what the head reads.
+        ProvenanceError: The rewards are stale.
     """
     found = read_folder(data, ("train", "dev"))
     train, dev = found["train"].posts, found["dev"].posts
     fingerprints: dict[str, Any] = {"data": {split.name: split.fingerprint for split in found}}
-    train_images, dev_images = (VisionTable.without_images(len(posts)) for posts in (train, dev))
-    if head.columns:
+    if any(post.images for post in (*train, *dev)) and head.columns:
         with FeatureCache(cache) as opened:
+            if RANKED_RELEVANCE in head.columns and REWARD in opened:
+                require_rewards(opened, discriminator)
+                train, split = _d_model(opened, train, dev, ranked_posts)
+                fingerprints |= split
             train_images = VisionTable.from_cache(opened, train, head.columns)
             dev_images = VisionTable.from_cache(opened, dev, head.columns)
             fingerprints["features"] = feature_fingerprints(opened, (*train, *dev), head.columns)
+    else:
+        if head.columns:
+            logger.warning("no post of train and dev has an image; the head sees text alone")
+        sizes = {name: VIT_WIDTH if name == "vit_cls" else 1 for name in head.columns}
+        train_images, dev_images = (
+            VisionTable.without_images(len(posts), sizes) for posts in (train, dev)
+        )
     return TrainingData(
         train=train,
         dev=dev,
         train_images=train_images,
         dev_images=dev_images,
-        tag_set=TagSet.of((*train, *dev)),
+        tag_set=TagSet.of((*found["train"].posts, *dev)),
         fingerprints=fingerprints,
     )
+
+
+def _d_model(
+    cache: FeatureCache, train: Sequence[Post], dev: Sequence[Post], ranked_posts: RankedPosts
+) -> tuple[tuple[Post, ...], Mapping[str, Any]]:
+    """The train posts for the tagger, D_model of GIFR, and what the run writes down about them.
+
+    A post whose text the discriminator learned from got its rewards from what it was trained to
+    say; on other posts R is less sure, and a tagger that learned to trust it would be misled.
+    """
+    seen = seen_posts(cache, train)
+    in_dev = int(seen_posts(cache, dev).sum())
+    if in_dev:
+        logger.warning(
+            "the discriminator learned from %d posts with texts that dev has too; scores on them "
+            "flatter",
+            in_dev,
+        )
+    sources = cache[REWARD].provenance.facts.get("rankings", {}).get("sources", {})
+    if set(sources) - {"human"}:
+        logger.warning("R comes from rankings that are not human: %s", ", ".join(sorted(sources)))
+    left = tuple(post for post, one in zip(train, seen, strict=True) if not one)
+    if ranked_posts == "keep":
+        left = tuple(train)
+    if not left:
+        raise DataError(
+            "the discriminator learned from every post of train, so none is left for the tagger",
+            hint="train the discriminator on fewer (`mnerfeat rank train --share 0.1 --replace`), "
+            "or keep them: --set train.ranked_posts=keep",
+        )
+    ranked = [post for post, one in zip(train, seen, strict=True) if one]
+    logger.info(
+        "%d train posts, whose rankings trained the discriminator, are %s; %d are trained on",
+        len(ranked),
+        "kept" if ranked_posts == "keep" else "left out",
+        len(left),
+    )
+    return left, {
+        "d_dis": {
+            "posts": len(ranked),
+            "fingerprint": fingerprint(ranked),
+            "kept": ranked_posts == "keep",
+        },
+        "d_model": {"posts": len(left), "fingerprint": fingerprint(left)},
+    }
+
+
+def require_rewards(cache: FeatureCache, discriminator: Path | None) -> None:
+    """Make sure that rewards are those of a discriminator, where it is there.
+
+    Args:
+        cache: With rewards.
+        discriminator: Its folder, or None.
+
+    Raises:
+        ProvenanceError: The discriminator has changed since it gave them.
+        RunError: The folder holds something else.
+    """
+    if discriminator is None or not discriminator.is_dir():
+        return
+    saved = open_discriminator(discriminator)
+    if "clip_text" in cache and "clip_image" in cache:
+        wanted = saved.reward_provenance(
+            cache["clip_text"].provenance, cache["clip_image"].provenance
+        )
+        cache[REWARD].require(wanted, command=RENEW_REWARDS)
 
 
 def feature_fingerprints(
@@ -60,9 +165,20 @@ def feature_fingerprints(
     text_rows = np.unique(cache.text_rows([post.text for post in posts if post.images]))
     found = {}
     for name in sorted({name for column in columns for name in FEATURES_OF_COLUMN[column]}):
-        used = rows if name in cache.images.features else text_rows
+        used = text_rows if name in cache.texts.features else rows
+        if name in cache.pairs.features:
+            used = _pair_rows(cache, posts)
         found[name] = {
             "provenance": dict(cache[name].provenance.facts),
             "rows": cache[name].fingerprint(used[used >= 0]),
         }
     return found
+
+
+def _pair_rows(cache: FeatureCache, posts: Sequence[Post]) -> NDArray[np.int64]:
+    """Rows of the pairs that posts make of their texts and images, -1 among them."""
+    width = max([1, *(len(post.images) for post in posts)])
+    rows = np.full((len(posts), width), -1, np.int64)
+    slots = np.array([len(post.images) for post in posts])[:, None] > np.arange(width)
+    rows[slots] = resolve(cache, [name for post in posts for name in post.images])
+    return np.unique(pair_rows(cache, posts, rows))

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.vision import VisionTable
-from mnerfeat.tagger import Tagger, gold_ids, pad_ids
+from mnerfeat.tagger import Tagger, gold_ids, pad_ids, post_seed
 from mnerfeat.text import PieceBatch, Pieces, Tokenizer
 
 GOLD = "gold"
@@ -21,6 +21,7 @@ class Example(NamedTuple):
 
     post: int
     """Its number in its split, which finds its images."""
+    seed: int
     text: Pieces
     gold: list[int]
 
@@ -36,12 +37,13 @@ class Examples(Dataset[Example]):
     def __init__(self, posts: Sequence[Post], tagger: Tagger) -> None:
         self.texts = tagger.encoder.tokenizer([post.words for post in posts])
         self.gold = gold_ids(posts, tagger.tag_set)
+        self.seeds = [post_seed(post) for post in posts]
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, post: int) -> Example:
-        return Example(post, self.texts[post], self.gold[post])
+        return Example(post, self.seeds[post], self.texts[post], self.gold[post])
 
 
 class Collator:
@@ -61,6 +63,7 @@ class Collator:
         return {
             # The trainer takes the first tensor's length for the number of posts.
             "number": tensor([example.post for example in examples]),
+            "seed": tensor([example.seed for example in examples]),
             GOLD: pad_ids([example.gold for example in examples]),
             **pieces.tensors(),
         }
@@ -81,11 +84,16 @@ class TrainingStep(nn.Module):
         self.tables = {True: train, False: dev}
 
     def forward(
-        self, number: Int[Tensor, " batch"], gold: Int[Tensor, "batch words"], **pieces: Any
+        self,
+        number: Int[Tensor, " batch"],
+        seed: Int[Tensor, " batch"],
+        gold: Int[Tensor, "batch words"],
+        **pieces: Any,
     ) -> Mapping[str, Tensor]:
         """The loss; and the predicted tags, where the model is in evaluation mode."""
         images = self.tagger.images(self.tables[self.training], number)
-        output = self.tagger(PieceBatch(**pieces), images, gold, decode=not self.training)
+        batch = PieceBatch(**pieces)
+        output = self.tagger(batch, images, gold, seed=seed, decode=not self.training)
         assert output.loss is not None
         found = {"loss": output.loss}
         return found if output.tags is None else found | {"tags": output.tags}

@@ -27,6 +27,7 @@ class Plan:
         seeds: One run each; empty for one run with the seed of `training`.
         name: Of the run folder; with several seeds, the beginning of their names.
         resume: The run to go on with; head, text and training are then its own.
+        discriminator: Its folder; where it is there, rewards in the cache must be its own.
     """
 
     data: Path
@@ -38,6 +39,7 @@ class Plan:
     seeds: tuple[int, ...] = ()
     name: str | None = None
     resume: Run | None = None
+    discriminator: Path | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.seeds)) < len(self.seeds):
@@ -76,7 +78,13 @@ def carry_out(plan: Plan, *, progress: bool = False) -> Sequence[Run]:
     Raises:
         MnerfeatError: As `load_training_data` and `train` do.
     """
-    data = load_training_data(plan.data, plan.cache, plan.head)
+    data = load_training_data(
+        plan.data,
+        plan.cache,
+        plan.head,
+        ranked_posts=plan.training.ranked_posts,
+        discriminator=plan.discriminator,
+    )
     runs = []
     for seed in plan.seeds or (plan.training.seed,):
         several = len(plan.seeds) > 1
