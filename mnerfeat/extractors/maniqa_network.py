@@ -137,10 +137,11 @@ class FoldedAttention(nn.Module):
     ) -> Float[Tensor, "crops channels patches"]:
         """Attention between channels, added to `x`."""
         query = functional.linear(x, self.key_from_query, self.key_from_bias)
-        attention = (query @ x.transpose(1, 2) * self.scale).softmax(dim=-1)
+        seen = functional.scaled_dot_product_attention(
+            query[:, None], x[:, None], self.value(x)[:, None], scale=self.scale
+        )[:, 0]
         # The transpose before the reshape mixes channels and patches; the weights expect it so.
-        mixed: Tensor = (attention @ self.value(x)).transpose(1, 2).reshape(x.shape)
-        return x + mixed
+        return x + seen.transpose(1, 2).reshape(x.shape)
 
 
 def load_maniqa(weights: Mapping[str, Tensor], path: Path, *, scale: float) -> ManiqaNetwork:
