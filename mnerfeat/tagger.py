@@ -22,13 +22,14 @@ from mnerfeat.heads.base import (
     Images,
     Words,
 )
-from mnerfeat.heads.dpe import IterativeConfig
+from mnerfeat.heads.dpe import DpeConfig, IterativeConfig
 from mnerfeat.heads.gifr import GifrConfig
 from mnerfeat.heads.iqcr import IqcrConfig
 from mnerfeat.heads.text_only import TextOnlyConfig
 from mnerfeat.text import PieceBatch, Pieces, TextEncoder
 
 HEADS: dict[str, type[HeadConfig]] = {
+    "dpe": DpeConfig,
     "gifr": GifrConfig,
     "iqcr": IqcrConfig,
     "iterative": IterativeConfig,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mnerfeat import __version__
-from mnerfeat.cli import caching, checking, extracting, learning, playing
+from mnerfeat.cli import caching, checking, extracting, learning, playing, ranking
 from mnerfeat.errors import ConfigError, MnerfeatError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ extracting.register(app)
 learning.register(app)
 app.add_typer(caching.app, name="cache")
 app.add_typer(checking.data_app, name="data")
+app.add_typer(ranking.app, name="rank")
 checking.register(app)
 playing.register(app)
 

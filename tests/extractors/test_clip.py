@@ -153,7 +153,8 @@ class TestSources:
         path = tmp_path / "weights.safetensors"
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
         extractor = clip(f"ViT-S-32-alt:{path}", cpu)
-        assert extractor.provenance["clip_image"].facts["model"] == "ViT-S-32-alt:weights.safetensors"
+        facts = extractor.provenance["clip_image"].facts
+        assert facts["model"] == "ViT-S-32-alt:weights.safetensors"
         image = picture(300, 250)
         transform = image_transform_v2(PreprocessCfg(size=224), is_train=False)
         with torch.inference_mode():

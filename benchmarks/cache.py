@@ -1,0 +1,428 @@
+"""How fast a cache is read and written, beside everything else one might use.
+
+    python benchmarks/cache.py
+
+takes about ten minutes and 6 GB below `--folder`, and writes its record to
+`benchmarks/results/cache.md`. All figures of a table come from one run, in which the candidates
+take turns, so that a busy moment of the machine hits all of them. `--toy` only shows that it runs.
+"""
+
+import argparse
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cache_readers import READERS, Candidate
+from numpy.typing import NDArray
+
+from mnerfeat.cache import CacheWriter, FeatureCache, FeatureRows, Provenance, TableRows, pack
+from mnerfeat.cache.encoding import FeatureContent, NamesContent, TableContent, checksums
+from mnerfeat.cache.layout import Array
+from mnerfeat.cache.rewriting import rewrite
+
+RECORD = Path(__file__).parent / "results" / "cache.md"
+MADE_BY = Provenance({"model": "random numbers"})
+BATCH = 64
+SCAN = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large everything is."""
+
+    rows: int = 100_000
+    width: int = 768
+    many_rows: int = 1_000_000
+    most_rows: int = 10_000_000
+    names: int = 10_000
+    parts: int = 64
+    part_rows: int = 6_000
+    repetitions: int = 9
+    seconds: float = 0.2
+
+
+TOY = Size(
+    rows=300, width=8, many_rows=500, most_rows=700, names=50, parts=3, part_rows=20,
+    repetitions=2, seconds=0.001,
+)  # fmt: skip
+
+
+# Making caches.
+
+
+def random_rows(rows: int, width: int, seed: int = 0) -> TableRows:
+    """Images with random identities and one feature."""
+    generator = np.random.default_rng(seed)
+    data = generator.standard_normal((rows, width), np.float32).astype(np.float16)
+    ids = generator.integers(0, 256, (rows, 32), np.uint8)
+    vit = FeatureRows(data=data, state=np.ones(rows, np.uint8), provenance=MADE_BY)
+    names = [(f"images/{seed:03d}/{row:08d}.jpg", row) for row in range(rows)]
+    return TableRows(ids=ids, names=names, features={"vit_cls": vit})
+
+
+def write_large(path: Path, rows: int, width: int) -> None:
+    """A packed cache with so many rows that it is written piece by piece."""
+    generator = np.random.default_rng(1)
+    ids = generator.integers(0, 256, (rows, 32), np.uint8)
+    ids[:, :8] = (
+        np.sort(generator.integers(0, 2**63, rows, np.uint64))
+        .astype(">u8")
+        .view(np.uint8)
+        .reshape(-1, 8)
+    )
+    names = NamesContent.of({large_name(row): row for row in range(rows)})
+    zeros = np.zeros((min(rows, 1 << 16), width), np.float16)
+
+    def pieces() -> Iterator[NDArray[Any]]:
+        for start in range(0, rows, len(zeros)):
+            yield zeros[: rows - start]
+
+    feature = FeatureContent(
+        data=Array((rows, width), zeros.dtype, pieces()),
+        crc32=Array.of(checksums(ids, np.broadcast_to(zeros[:1], (rows, width)))),
+        state=np.ones(rows, np.uint8),
+        reasons={},
+        provenance=MADE_BY,
+        generation=1,
+    )
+    table = TableContent(
+        ids=ids,
+        columns={"size": np.zeros((rows, 2), np.int32)},
+        names=names,
+        features={"vit_cls": feature},
+    )
+    rewrite(path, {"images": table}, sequence=1)
+
+
+def large_name(row: int) -> bytes:
+    return b"images/%010d.jpg" % row
+
+
+# Measuring.
+
+
+def timed(act: Callable[[], object], seconds: float) -> float:
+    """Seconds that one call takes: the mean of as many as fit into `seconds`."""
+    calls = 0
+    start = time.perf_counter()
+    while True:
+        act()
+        calls += 1
+        passed = time.perf_counter() - start
+        if passed >= seconds:
+            return passed / calls
+
+
+def in_turns(
+    acts: Mapping[str, Callable[[], object]], size: Size, seconds: float | None = None
+) -> dict[str, list[float]]:
+    """Time several things, each once in each of the repetitions; the first round is not counted."""
+    found: dict[str, list[float]] = {name: [] for name in acts}
+    for repetition in range(size.repetitions + 1):
+        for name, act in acts.items():
+            passed = timed(act, size.seconds if seconds is None else seconds)
+            if repetition:
+                found[name].append(passed)
+    return found
+
+
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median over the rounds, in each of which both were measured next to each other."""
+    return float(np.median(np.array(ours) / np.array(theirs)))
+
+
+def measure_reading(folder: Path, size: Size) -> list[str]:
+    path = folder / "features.h5"
+    CacheWriter(path).put(images=random_rows(size.rows, size.width))
+    pack(path)
+    generator = np.random.default_rng(2)
+    missing = [
+        name for name, (module, _) in READERS.items() if importlib.util.find_spec(module) is None
+    ]
+    with ExitStack() as stack:
+        opened = {
+            name: opener(folder, stack)
+            for name, (_, opener) in READERS.items()
+            if name not in missing
+        }
+        wanted = generator.integers(0, size.rows, BATCH)
+        expected = opened["numpy.memmap"].take(wanted)
+        first = opened["numpy.memmap"].scan(5, 9)
+        for name, candidate in opened.items():
+            assert (candidate.take(wanted) == expected).all(), name
+            assert (candidate.scan(5, 9) == first).all(), name
+
+        def one(candidate: Candidate) -> Callable[[], object]:
+            return lambda: candidate.take(generator.integers(0, size.rows, 1))
+
+        def some(candidate: Candidate) -> Callable[[], object]:
+            return lambda: candidate.take(generator.integers(0, size.rows, BATCH))
+
+        def every(candidate: Candidate) -> Callable[[], object]:
+            def scan() -> None:
+                for start in range(0, size.rows, SCAN):
+                    rows = candidate.scan(start, min(start + SCAN, size.rows))
+                    np.ascontiguousarray(rows).view(np.uint16).max()
+
+            return scan
+
+        columns = {
+            "one random row": (one, 1e6, "µs"),
+            f"{BATCH} random rows": (some, 1e6, "µs"),
+            "full scan": (every, 1e3, "ms"),
+        }
+        results = {
+            title: in_turns({name: act(c) for name, c in opened.items()}, size)
+            for title, (act, _, _) in columns.items()
+        }
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for name in opened:
+        cells = []
+        for title, (_, factor, unit) in columns.items():
+            times = results[title]
+            ratio = median_ratio(times[name], times["numpy.memmap"])
+            cells.append(f"{np.median(times[name]) * factor:,.1f} {unit} ({ratio:,.2f}×)")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    ours = {title: times["mnerfeat.cache"] for title, times in results.items()}
+    title = f"{BATCH} random rows"
+    rows = [
+        target("random batches of 64, against numpy.memmap",
+               median_ratio(ours[title], results[title]["numpy.memmap"]), "×", at_most=1.15),
+        target("full scan, against numpy.memmap",
+               median_ratio(ours["full scan"], results["full scan"]["numpy.memmap"]), "×",
+               at_most=1.1),
+        target("random batches of 64, plain h5py against us",
+               median_ratio(results[title]["h5py, contiguous"], ours[title]), "×", at_least=10),
+    ]  # fmt: skip
+    if missing:
+        lines.append(f"\nNot installed: {', '.join(missing)}.")
+    return [
+        f"## Reading {size.rows:,} × {size.width} float16, warm",
+        "",
+        "Medians; in brackets the median ratio to `numpy.memmap` in the same round. All give the",
+        f"rows as one array; a scan reads {SCAN:,} rows at a time and looks at every number.",
+        "",
+        *lines,
+        "",
+        *TARGETS_HEAD,
+        *rows,
+    ]
+
+
+TARGETS_HEAD = ["| | measured | wanted | |", "|---|---|---|---|"]
+
+
+def target(
+    what: str, got: float, unit: str, *, at_most: float | None = None, at_least: float | None = None
+) -> str:
+    """A row of a table of targets."""
+    wanted = f"≤ {at_most:g}" if at_most is not None else f"≥ {at_least:g}"
+    fine = got <= at_most if at_most is not None else got >= (at_least or 0)
+    return f"| {what} | {got:,.3g}{unit} | {wanted}{unit} | {'yes' if fine else '**no**'} |"
+
+
+def measure_size(folder: Path, size: Size) -> list[str]:
+    path = folder / "many.h5"
+    write_large(path, size.many_rows, 16)
+    generator = np.random.default_rng(3)
+    cache = FeatureCache(path)
+    wanted = [large_name(row).decode() for row in generator.integers(0, size.many_rows, size.names)]
+    ids = cache.images.ids[generator.integers(0, size.many_rows, size.names)]
+    plain = in_turns(
+        {
+            "open": lambda: FeatureCache(path)["vit_cls"],
+            "names": lambda: FeatureCache(path).rows(wanted),
+            "ids": lambda: cache.images.find(ids),
+        },
+        size,
+    )
+    listing = timed(lambda: sum(1 for _ in cache.images.names()), 0)
+    for part in range(size.parts):
+        CacheWriter(path).put(images=random_rows(32, 16, seed=part + 1))
+    parts = in_turns({"open": lambda: FeatureCache(path)["vit_cls"].state}, size)
+    most = folder / "most.h5"
+    write_large(most, size.most_rows, 4)
+    memory, resident = memory_of(most, size)
+    seconds = {name: float(np.median(times)) * 1e3 for name, times in plain.items()}
+    return [
+        f"## {size.many_rows:,} and {size.most_rows:,} rows",
+        "",
+        *TARGETS_HEAD,
+        target(f"open, {size.many_rows:,} rows", seconds["open"], " ms", at_most=100),
+        target(f"open and resolve {size.names:,} paths", seconds["names"], " ms", at_most=50),
+        target(f"memory of an opened cache, {size.most_rows:,} rows", memory, " MB", at_most=200),
+        "",
+        (
+            f"Also: {size.names:,} identities are found in {seconds['ids']:.1f} ms; all "
+            f"{size.many_rows:,} names are listed in {listing:.2f} s; with {size.parts} parts "
+            f"beside it the cache opens in {float(np.median(parts['open'])) * 1e3:.0f} ms. The "
+            "memory is what the process takes for itself after opening, resolving names and reading random "
+            f"rows; with the pages of the file, which it shares, it is {resident:,.0f} MB."
+        ),
+    ]
+
+
+MEMORY = """
+import sys
+import numpy as np
+from mnerfeat.cache import FeatureCache
+
+def memory():
+    with open("/proc/self/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return [int(fields[name].split()[0]) / 1e3 for name in ("RssAnon", "VmRSS")]
+
+before = memory()
+cache = FeatureCache(sys.argv[1])
+names = [f"images/{row:010d}.jpg" for row in range(0, int(sys.argv[2]), 997)]
+rows = cache.rows(names)
+for _ in range(100):
+    cache["vit_cls"][np.random.default_rng(0).integers(0, len(cache.images), 64)]
+print(*(after - start for after, start in zip(memory(), before)))
+"""
+
+
+def memory_of(path: Path, size: Size) -> tuple[float, float]:
+    """Megabytes that an opened and used cache takes, alone and with the file's pages."""
+    if not Path("/proc/self/status").exists():
+        return float("nan"), float("nan")
+    command = [sys.executable, "-c", MEMORY, str(path), str(size.most_rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    alone, resident = map(float, done.stdout.split())
+    return alone, resident
+
+
+def measure_writing(folder: Path, size: Size) -> list[str]:
+    rounds = max(2, size.repetitions // 3)
+    rows = [random_rows(size.part_rows, size.width, seed) for seed in range(size.parts)]
+    total = size.parts * size.part_rows * size.width * 2
+    disk, packing, putting = [], [], []
+    for number in range(rounds):
+        path = folder / f"writing-{number}.h5"
+        start = time.perf_counter()
+        for part in rows:
+            CacheWriter(path).put(images=part)
+        putting.append(total / (time.perf_counter() - start))
+        os.sync()
+        disk.append(total / sequential(folder / "sequential", total))
+        start = time.perf_counter()
+        pack(path)
+        packing.append(total / (time.perf_counter() - start))
+        path.unlink()
+    ratios = np.array(packing) / np.array(disk)
+    return [
+        f"## Writing {size.parts} parts of {size.part_rows:,} × {size.width} float16, and packing",
+        "",
+        *TARGETS_HEAD,
+        target("pack, against a plain sequential write of as many bytes",
+               float(np.median(ratios)), "×", at_least=0.5),
+        "",
+        (f"Medians of {rounds} rounds: parts {np.median(putting) / 1e6:,.0f} MB/s (checksums and "
+        f"`fsync` included), pack {np.median(packing) / 1e6:,.0f} MB/s, sequential write with "
+        f"`fsync` {np.median(disk) / 1e6:,.0f} MB/s."),
+    ]  # fmt: skip
+
+
+def sequential(path: Path, total: int) -> float:
+    """Seconds to write so many bytes one after the other and have them on the disk."""
+    block = os.urandom(min(total, 8 << 20))
+    start = time.perf_counter()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for offset in range(0, total, len(block)):
+        os.pwrite(descriptor, block[: total - offset], offset)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    passed = time.perf_counter() - start
+    path.unlink()
+    return passed
+
+
+def measure_import(size: Size) -> list[str]:
+    found: dict[str, list[float]] = {"mnerfeat.cache": [], "numpy": [], "h5py": []}
+    for _ in range(max(3, size.repetitions)):
+        for module, times in found.items():
+            code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            times.append(time.perf_counter() - start)
+    empty = [timed(lambda: subprocess.run([sys.executable, "-c", ""], check=True), 0)]
+    ours = float(np.median(found["mnerfeat.cache"])) - min(empty)
+    return [
+        "## Importing",
+        "",
+        *TARGETS_HEAD,
+        target("`import mnerfeat.cache`, without torch", ours, " s", at_most=0.25),
+        "",
+        (
+            f"Beside it: `import numpy` takes {np.median(found['numpy']) - min(empty):.2f} s, "
+            f"`import h5py` {np.median(found['h5py']) - min(empty):.2f} s; starting Python, "
+            f"{min(empty):.2f} s, is not counted."
+        ),
+    ]
+
+
+def machine() -> str:
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].partition(":")[2].strip() if models else cpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{os.cpu_count()} × {cpu}, {memory:.0f} GB, {platform.system()} {platform.release()}"
+
+
+def main(argv: Sequence[str] | None = None) -> str:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--toy", action="store_true", help="as small as can be")
+    parser.add_argument("--folder", type=Path, default=None, help="where to work")
+    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--only", choices=("reading", "size", "writing", "import"), default=None)
+    chosen = parser.parse_args(argv)
+    size = TOY if chosen.toy else Size()
+    parts: list[list[str]] = []
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as made:
+        folder = Path(made)
+        if chosen.only in {None, "reading"}:
+            parts.append(measure_reading(folder, size))
+        if chosen.only in {None, "size"}:
+            parts.append(measure_size(folder, size))
+        if chosen.only in {None, "writing"}:
+            parts.append(measure_writing(folder, size))
+        if chosen.only in {None, "import"}:
+            parts.append(measure_import(size))
+    libraries = ("numpy", "h5py", "lmdb", "safetensors", "pyarrow", "datasets", "zarr")
+    head = [
+        "# The cache: speed",
+        "",
+        f"`python benchmarks/cache.py{' --toy' if chosen.toy else ''}`, "
+        f"{time.strftime('%Y-%m-%d')}: {machine()}; Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version(name)}" for name in libraries)
+        + ".",
+    ]
+    text = "\n\n".join("\n".join(lines) for lines in [head, *parts]) + "\n"
+    chosen.record.write_text(text)
+    print(text)
+    return text
+
+
+def version(package: str) -> str:
+    from importlib import metadata  # noqa: PLC0415
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(none)"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Attention of DPE-MNER: to multisets, for aggregating spans, and through bottleneck tokens."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """The sizes of what is built of attention.
+
+    Attributes:
+        d_model: Of the vectors that go in and come out.
+        attention_size: Of queries, keys and values, over all attention heads together.
+        attention_heads: Divides `attention_size`.
+        feed_forward: Hidden units of the bottleneck transformer's feed-forward layers.
+        bottlenecks: Bottleneck tokens.
+        dropout: On what attention and feed-forward layers add.
+    """
+
+    d_model: int
+    attention_size: int
+    attention_heads: int
+    feed_forward: int
+    bottlenecks: int
+    dropout: float
+
+
+class Attention(nn.Module):
+    """Multi-head attention; a key counts as often as it is said to occur.
+
+    Keys and values have no bias: of keys it would change no result, and of values `output` has
+    one. So keys and values of a scaled vector are the scaled keys and values.
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__()
+        self.attention_heads = blocks.attention_heads
+        self.query = nn.Linear(blocks.d_model, blocks.attention_size)
+        self.key = nn.Linear(blocks.d_model, blocks.attention_size, bias=False)
+        self.value = nn.Linear(blocks.d_model, blocks.attention_size, bias=False)
+        self.output = nn.Linear(blocks.attention_size, blocks.d_model)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch queries d_model"],
+        memory: Float[Tensor, "batch keys d_model"],
+        count: Float[Tensor, "batch keys"],
+    ) -> Float[Tensor, "batch queries d_model"]:
+        """Attend from `x` to the part of `memory` with a count above 0; there must be some."""
+        # exp(score + log n) = n exp(score): as if the key stood there n times.
+        bias = count.log()[:, None, None, :].to(x.dtype)
+        query, key, value = (
+            self.split(layer(vectors))
+            for layer, vectors in ((self.query, x), (self.key, memory), (self.value, memory))
+        )
+        if query.dtype != bias.dtype:  # under autocast
+            bias = bias.to(query.dtype)
+        bias = bias.expand(-1, -1, query.shape[2], -1)
+        found = scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        attended: Tensor = self.output(found.transpose(1, 2).flatten(2))
+        return attended
+
+    def split(
+        self, vectors: Float[Tensor, "batch positions attention_size"]
+    ) -> Float[Tensor, "batch heads positions size"]:
+        """One part a head."""
+        batch, positions, _ = vectors.shape
+        return vectors.view(batch, positions, self.attention_heads, -1).transpose(1, 2)
+
+
+class SpanAggregator(nn.Module):
+    """SpanAggr: self-attention over the spans, then cross-attention to what they are made of.
+
+    h = LayerNorm(x + SelfAttention(x)); LayerNorm(h + CrossAttention(h, memory)). It is one
+    module: DPE-MNER uses the same name for the span representations and for eqs. 11 and 12.
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__()
+        self.own, self.across = Attention(blocks), Attention(blocks)
+        self.norms = nn.ModuleList(nn.LayerNorm(blocks.d_model) for _ in range(2))
+        self.dropout = nn.Dropout(blocks.dropout)
+
+    def among(
+        self, spans: Float[Tensor, "batch spans d_model"], count: Float[Tensor, "batch spans"]
+    ) -> Float[Tensor, "batch spans d_model"]:
+        """The first half."""
+        hidden: Tensor = self.norms[0](spans + self.dropout(self.own(spans, spans, count)))
+        return hidden
+
+    def gather(
+        self,
+        hidden: Float[Tensor, "batch spans d_model"],
+        memory: Float[Tensor, "batch keys d_model"],
+        count: Float[Tensor, "batch keys"],
+    ) -> Float[Tensor, "batch spans d_model"]:
+        """The second half."""
+        found: Tensor = self.norms[1](hidden + self.dropout(self.across(hidden, memory, count)))
+        return found
+
+
+class FeedForward(nn.Module):
+    """x ← LayerNorm(x + FFN(x)), with one hidden layer of GELU units."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(blocks.d_model, blocks.feed_forward),
+            nn.GELU(),
+            nn.Linear(blocks.feed_forward, blocks.d_model),
+            nn.Dropout(blocks.dropout),
+        )
+        self.norm = nn.LayerNorm(blocks.d_model)
+
+    def forward(self, x: Float[Tensor, "batch n d_model"]) -> Float[Tensor, "batch n d_model"]:
+        """The same shape."""
+        out: Tensor = self.norm(x + self.layers(x))
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Image tokens as keys and values of one bottleneck transformer; they stay over all steps.
+
+    Attributes:
+        key: (batch, heads, tokens, size).
+        value: Likewise.
+        mask: True on real tokens.
+    """
+
+    key: Float[Tensor, "batch heads tokens size"]
+    value: Float[Tensor, "batch heads tokens size"]
+    mask: Bool[Tensor, "batch tokens"]
+
+
+class BottleneckTransformer(nn.Module):
+    """MBT of eq. 5: text and image tokens that meet in a few bottleneck tokens only.
+
+    Nagrani et al. 2021, "Attention Bottlenecks for Multimodal Fusion", with one layer, in which the
+    image stream comes first: the bottleneck tokens attend to the image tokens and themselves, then
+    the text attends to itself and to them. In the symmetric form the text of the only layer would
+    see bottleneck tokens that have not seen the image. What the layer makes of the image tokens
+    themselves is not used afterwards, and so not computed.
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(0.02 * torch.randn(blocks.bottlenecks, blocks.d_model))
+        self.image, self.text = Attention(blocks), Attention(blocks)
+        self.image_norm, self.text_norm = (nn.LayerNorm(blocks.d_model) for _ in range(2))
+        self.image_feed, self.text_feed = FeedForward(blocks), FeedForward(blocks)
+        self.dropout = nn.Dropout(blocks.dropout)
+
+    def look(
+        self, tokens: Float[Tensor, "batch tokens d_model"], mask: Bool[Tensor, "batch tokens"]
+    ) -> Seen:
+        """Keys and values of image tokens, which no step of the reasoning changes."""
+        key, value = (
+            self.image.split(layer(tokens)) for layer in (self.image.key, self.image.value)
+        )
+        return Seen(key=key, value=value, mask=mask)
+
+    def forward(
+        self,
+        text: Float[Tensor, "batch n d_model"],
+        count: Float[Tensor, "batch n"],
+        seen: Seen,
+        weight: Float[Tensor, "batch tokens"],
+    ) -> tuple[Float[Tensor, "batch n d_model"], Float[Tensor, "batch tokens"]]:
+        """MBT(text, weight · image).
+
+        Args:
+            text: The text stream.
+            count: How often each of its vectors occurs.
+            seen: The image tokens.
+            weight: What each image token is multiplied by.
+
+        Returns:
+            The text stream; and how much of the bottleneck tokens' attention went to each image
+            token, from 0 to 1.
+        """
+        batch = len(text)
+        bottleneck, attention = self._see(seen, weight)
+        both = torch.cat([text, bottleneck], dim=1)
+        ones = count.new_ones(batch, bottleneck.shape[1])
+        attended = self.text(text, both, torch.cat([count, ones], dim=1))
+        text = self.text_norm(text + self.dropout(attended))
+        return self.text_feed(text), attention
+
+    def _see(
+        self, seen: Seen, weight: Float[Tensor, "batch tokens"]
+    ) -> tuple[Tensor, Float[Tensor, "batch tokens"]]:
+        """The bottleneck tokens after the image stream, and where they looked."""
+        own = self.tokens.unsqueeze(0)
+        query, key, value = (
+            self.image.split(layer(own))
+            for layer in (self.image.query, self.image.key, self.image.value)
+        )
+        query = query / query.shape[-1] ** 0.5
+        scale = weight[:, None, :, None].to(query.dtype)
+        mask = seen.mask[:, None, None, :]
+        # One row a bottleneck token; so few that the weights can be had beside the result.
+        to_image = (query @ seen.key.transpose(2, 3)) * scale.transpose(2, 3)
+        to_self = (query @ key.transpose(2, 3)).expand(len(weight), -1, -1, -1)
+        scores = torch.cat([to_image.masked_fill(~mask, float("-inf")), to_self], dim=3)
+        share = scores.float().softmax(dim=3).to(query.dtype)
+        n_image = weight.shape[1]
+        at_image, at_self = share[..., :n_image], share[..., n_image:]
+        found = (at_image * scale.transpose(2, 3)) @ seen.value + at_self @ value
+        attended = self.image.output(found.transpose(1, 2).flatten(2))
+        bottleneck = self.image_norm(own + self.dropout(attended))
+        return self.image_feed(bottleneck), at_image.detach().float().mean(dim=(1, 2))

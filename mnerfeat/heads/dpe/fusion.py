@@ -1,0 +1,283 @@
+"""Diverse multi-modal fusion of DPE-MNER (2.3.1): decomposed into three layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mnerfeat.heads.base import Images, Words
+from mnerfeat.heads.dpe.attention import Blocks, BottleneckTransformer, Seen
+from mnerfeat.heads.dpe.priority import Priority
+from mnerfeat.heads.dpe.reasoning import (
+    Context,
+    ElementGate,
+    Moment,
+    Reasoned,
+    Reasoner,
+    SpanReader,
+    TopLayer,
+)
+from mnerfeat.heads.dpe.relevance import Halves, RelevanceGate, masked_mean
+from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Gap, Grain, Tokens
+from mnerfeat.heads.dpe.spans import Spans
+
+Text = Literal["token", "sentence", "span"]
+TEXTS: tuple[Text, ...] = get_args(Text)
+
+Representations = Mapping[tuple[Grain, Gap], nn.Module]
+"""Image tokens of each granularity and gap, from `Images`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The image tokens of one granularity, of both gaps, as no step changes them.
+
+    Attributes:
+        from_image: Of each token, whether it comes from the image and not from a text about it.
+        mask: True on real tokens.
+        slot: Which of the post's images each token belongs to; -1 for none.
+        means: Mean-pooled y_j and y_jt, side by side.
+    """
+
+    from_image: Bool[Tensor, " tokens"]
+    mask: Bool[Tensor, "batch tokens"]
+    slot: Int[Tensor, " tokens"]
+    means: Float[Tensor, "batch twice"]
+
+    @classmethod
+    def of(cls, image: Tokens, text: Tokens) -> "View":
+        """The tokens of eq. 3, one after the other."""
+        from_image = [torch.ones_like(image.slot), torch.zeros_like(text.slot)]
+        return cls(
+            from_image=torch.cat(from_image).bool(),
+            mask=torch.cat([image.mask, text.mask], dim=1),
+            slot=torch.cat([image.slot, text.slot]),
+            means=torch.cat([image.mean(), text.mean()], dim=1),
+        )
+
+    def weight(
+        self, image: Float[Tensor, " batch"], text: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch tokens"]:
+        """A weight for each token of a post: one for those from the image, one for the others."""
+        return torch.where(self.from_image, image.unsqueeze(1), text.unsqueeze(1))
+
+    def by_image(
+        self, attention: Float[Tensor, "batch tokens"], images: int
+    ) -> Float[Tensor, "batch images"]:
+        """What falls on the tokens of each image, added up."""
+        slots = torch.arange(images, device=self.slot.device)
+        return attention @ (self.slot.unsqueeze(1) == slots).to(attention.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known(Context):
+    """What no step changes, of texts with images.
+
+    Attributes:
+        image_mask: True where a post has an image.
+        views: By granularity.
+        seen: The tokens of a granularity as keys and values, by text and image granularity.
+        image_halves: What the relevance gates read of the images, likewise.
+    """
+
+    image_mask: Bool[Tensor, "batch images"]
+    views: Mapping[Grain, View]
+    seen: Mapping[tuple[Text, Grain], Seen]
+    image_halves: Mapping[tuple[Text, Grain], Float[Tensor, "batch hidden"]]
+
+
+class BottomLayer(nn.Module):
+    """Eqs. 3 to 5 for one granularity of the text and one of the images.
+
+    H_v = [w_image y_j ‖ w_text y_jt]                       (3)
+    rel = σ(FC[x_i; y_j; y_jt])                              (4)
+    x_i^j = MBT(x_i, rel · H_v)                              (5)
+    """
+
+    def __init__(self, blocks: Blocks, *, images: int = len(GAPS)) -> None:
+        super().__init__()
+        self.gate = RelevanceGate(blocks.d_model, images=images, hidden=blocks.d_model)
+        self.meet = BottleneckTransformer(blocks)
+
+
+class HierarchicalReasoner(Reasoner[Known]):
+    """DPE-MNER's network: fusion decomposed into a bottom, a middle and a top layer.
+
+    Args:
+        blocks: Sizes of the layers.
+        representations: Image tokens, one module for each granularity and gap.
+        columns: The columns that these read.
+        priority: The schedules of eqs. 3 and 6.
+        concatenate: Put a linear layer of the concatenation in the place of eq. 6 (w/o PMI).
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        representations: Representations,
+        columns: tuple[str, ...],
+        *,
+        priority: Priority,
+        concatenate: bool = False,
+    ) -> None:
+        super().__init__()
+        self.columns = columns
+        self.priority = priority
+        self.representations = nn.ModuleDict(
+            {_name(*key): module for key, module in representations.items()}
+        )
+        self.bottom = nn.ModuleDict(
+            {_name(text, grain): BottomLayer(blocks) for text in TEXTS for grain in GRAINS}
+        )
+        self.mixed, self.middle = (ElementGate(blocks.d_model) for _ in range(2))
+        self.concatenated = nn.Linear(2 * blocks.d_model, blocks.d_model) if concatenate else None
+        self.reader = SpanReader(blocks)
+        self.top = TopLayer(blocks.d_model)
+
+    def look(self, words: Words, images: Images) -> Known:
+        """Tokens of all images, and their keys and values for each bottleneck transformer."""
+        views, seen, halves = {}, {}, {}
+        for grain in GRAINS:
+            image, text = (self.representations[_name(grain, gap)](images) for gap in GAPS)
+            views[grain] = View.of(image, text)
+            tokens = torch.cat([image.states, text.states], dim=1)
+            for level in TEXTS:
+                layer = bottom_layer(self.bottom, level, grain)
+                seen[level, grain] = layer.meet.look(tokens, views[grain].mask)
+                halves[level, grain] = layer.gate.image(views[grain].means)
+        return Known(
+            words=words, image_mask=images.mask, views=views, seen=seen, image_halves=halves
+        )
+
+    def forward(
+        self, known: Known, spans: Spans, moment: Moment, *, pairs: bool = False
+    ) -> Reasoned:
+        """Equations 3 to 16."""
+        of_spans, embedded = self.reader(known, spans, moment)
+        texts: dict[Text, tuple[Tensor, Tensor]] = {
+            "token": (known.words.states, known.word_count),
+            "sentence": (known.sentence, known.sentence_count),
+            "span": (of_spans, spans.count),
+        }
+        told = Told(known)
+        fused: dict[Text, Tensor] = {}
+        for level, (states, count) in texts.items():
+            coarse, fine = (
+                self._meet(known, level, grain, states, count, moment, told) for grain in GRAINS
+            )
+            fused[level] = self._mix(coarse, fine, moment)
+        return Reasoned(
+            spans=self.top(
+                self.reader.aggregator,
+                known,
+                (fused["span"], spans.count),
+                fused["token"],
+                fused["sentence"],
+                embedded,
+            ),
+            pairs=told.pairs(self.bottom) if pairs else {},
+            images=told.images(),
+        )
+
+    def _meet(
+        self,
+        known: Known,
+        level: Text,
+        grain: Grain,
+        states: Float[Tensor, "batch n d_model"],
+        count: Float[Tensor, "batch n"],
+        moment: Moment,
+        told: "Told",
+    ) -> Float[Tensor, "batch n d_model"]:
+        """The bottom layer: x_i^j."""
+        layer = bottom_layer(self.bottom, level, grain)
+        view = known.views[grain]
+        halves = Halves(
+            text=layer.gate.text(masked_mean(states, count)),
+            image=known.image_halves[level, grain],
+        )
+        relevance = layer.gate(halves)  # eq. 4: (batch,)
+        image, text = self.priority.gap(moment.share)  # eq. 3: (batch,) each
+        weight = view.weight(relevance * image, relevance * text)
+        met: Tensor
+        met, attention = layer.meet(states, count, known.seen[level, grain], weight)
+        told.add(level, grain, halves, relevance, attention)
+        return met  # eq. 5: (batch, n, d_model)
+
+    def _mix(
+        self,
+        coarse: Float[Tensor, "batch n d_model"],
+        fine: Float[Tensor, "batch n d_model"],
+        moment: Moment,
+    ) -> Float[Tensor, "batch n d_model"]:
+        """The middle layer: x_i^m."""
+        if self.concatenated is None:
+            first, second = (
+                share[:, None, None].to(coarse.dtype) for share in self.priority.grain(moment.share)
+            )
+            scheduled = first * coarse + second * fine  # eq. 6: (batch, n, d_model)
+        else:
+            scheduled = self.concatenated(torch.cat([coarse, fine], dim=2))
+        gated = self.mixed(coarse, fine)  # eqs. 7, 8: (batch, n, d_model)
+        mixed: Tensor = self.middle(scheduled, gated)  # eqs. 9, 10: (batch, n, d_model)
+        return mixed
+
+
+class Told:
+    """What the gates and bottleneck tokens of one step tell, gathered for losses and people."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self._halves: dict[tuple[Text, Grain], Halves] = {}
+        self._relevance: list[Tensor] = []
+        self._attention: list[Tensor] = []
+
+    def add(
+        self,
+        level: Text,
+        grain: Grain,
+        halves: Halves,
+        relevance: Float[Tensor, " batch"],
+        attention: Float[Tensor, "batch tokens"],
+    ) -> None:
+        """One meeting of texts and images."""
+        self._halves[level, grain] = halves
+        self._relevance.append(relevance.detach())
+        images = self._known.image_mask.shape[1]
+        self._attention.append(self._known.views[grain].by_image(attention, images))
+
+    def pairs(self, bottom: nn.ModuleDict) -> dict[str, Float[Tensor, "batch batch"]]:
+        """By text granularity, rel(a, b), averaged over the granularities of the images."""
+        found = {}
+        for level in TEXTS:
+            each = [
+                bottom_layer(bottom, level, grain).gate.pairs(self._halves[level, grain])
+                for grain in GRAINS
+            ]
+            found[str(level)] = torch.stack(each).mean(dim=0)
+        return found
+
+    def images(self) -> dict[str, Float[Tensor, "batch images"]]:
+        """What people can read.
+
+        `relevance`: of the post's images together, mean over the gates. `attention`: what each
+        image gets of the bottleneck tokens' attention, mean over all of them.
+        """
+        mask = self._known.image_mask.float()
+        relevance = torch.stack(self._relevance).mean(dim=0)
+        attention = torch.stack(self._attention).mean(dim=0)
+        return {"relevance": relevance.unsqueeze(1) * mask, "attention": attention * mask}
+
+
+def bottom_layer(layers: nn.ModuleDict, text: Text, grain: Grain) -> BottomLayer:
+    """The layer of a granularity of each."""
+    layer = layers[_name(text, grain)]
+    assert isinstance(layer, BottomLayer)
+    return layer
+
+
+def _name(*parts: str) -> str:
+    return "_".join(parts)

@@ -1,0 +1,210 @@
+"""What a network of DPE-MNER does at every reasoning step, and what it keeps between steps."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mnerfeat.heads.base import Images, Words
+from mnerfeat.heads.dpe.attention import Blocks, SpanAggregator
+from mnerfeat.heads.dpe.diffusion import TimeEmbedding
+from mnerfeat.heads.dpe.spans import Spans
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Where the reasoning stands.
+
+    Attributes:
+        time: The timestep of each post.
+        share: s = √ᾱ_t of each post, 0 to 1.
+    """
+
+    time: Int[Tensor, " batch"]
+    share: Float[Tensor, " batch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reasoned:
+    """What one step makes of the spans.
+
+    Attributes:
+        spans: H_m, from which entities are decoded.
+        pairs: By text granularity, rel(a, b) of the text of post a with the images of post b,
+            (batch, batch); empty where not asked for.
+        images: By name, what it made of each image, (batch, images), for people to read.
+    """
+
+    spans: Float[Tensor, "batch spans d_model"]
+    pairs: Mapping[str, Float[Tensor, "batch batch"]] = field(default_factory=dict)
+    images: Mapping[str, Float[Tensor, "batch images"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What no reasoning step changes.
+
+    Attributes:
+        words: x_t and x_g: the words' states and the sentence's.
+    """
+
+    words: Words
+
+    @property
+    def word_count(self) -> Float[Tensor, "batch words"]:
+        """1 for a real word, 0 for padding."""
+        return self.words.mask.float()
+
+    @property
+    def sentence(self) -> Float[Tensor, "batch 1 d_model"]:
+        """x_g as a sequence of one."""
+        return self.words.sentence.unsqueeze(1)
+
+    @property
+    def sentence_count(self) -> Float[Tensor, "batch 1"]:
+        """1 everywhere."""
+        return torch.ones_like(self.words.mask[:, :1], dtype=torch.float32)
+
+
+Known = TypeVar("Known", bound=Context)
+
+
+class Reasoner(nn.Module, ABC, Generic[Known]):
+    """The adaptive multi-modal reasoning network: noisy spans in, span representations out.
+
+    Attributes:
+        columns: The image columns it reads.
+    """
+
+    columns: tuple[str, ...]
+
+    @abstractmethod
+    def look(self, words: Words, images: Images) -> Known:
+        """Everything that does not depend on spans or time."""
+
+    @abstractmethod
+    def forward(
+        self, known: Known, spans: Spans, moment: Moment, *, pairs: bool = False
+    ) -> Reasoned:
+        """One reasoning step.
+
+        Args:
+            known: From `look`.
+            spans: The entities of the step before, noisy.
+            moment: The timestep.
+            pairs: Whether the relevance of all pairs in the batch is wanted.
+        """
+
+
+class ElementGate(nn.Module):
+    """g = σ([a; b] W + b), g ⊙ a + (1 − g) ⊙ b: eqs. 7 and 8, 9 and 10, 13 and 14, 15 and 16."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2 * d_model, d_model)
+
+    def forward(
+        self, a: Float[Tensor, "batch n d_model"], b: Float[Tensor, "batch n d_model"]
+    ) -> Float[Tensor, "batch n d_model"]:
+        """The mixture."""
+        gate = self.layer(torch.cat([a, b], dim=2)).sigmoid()
+        return torch.lerp(b, a, gate)
+
+
+class SpanReader(nn.Module):
+    """Span representations (2.2.1): x_s = SpanAggr(mean of x_t over the span, x_t) + E_t.
+
+    E_t is an embedding of the timestep: the paper calls it a position embedding, but takes it from
+    Shen et al. (2023).
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__()
+        self.aggregator = SpanAggregator(blocks)
+        self.time = TimeEmbedding(blocks.d_model)
+
+    def forward(
+        self, known: Context, spans: Spans, moment: Moment
+    ) -> tuple[Float[Tensor, "batch spans d_model"], Float[Tensor, "batch 1 d_model"]]:
+        """x_s, and E_t."""
+        words = known.words.states
+        embedded = self.time(moment.time).to(words.dtype)
+        hidden = self.aggregator.among(spans.mean(words), spans.count)
+        return self.aggregator.gather(hidden, words, known.word_count) + embedded, embedded
+
+
+class TopLayer(nn.Module):
+    """Eqs. 11 to 16: the three text granularities become one representation a span.
+
+    x_t2s = SpanAggr(x_s^m, x_t^m) + E_t                     (11)
+    x_g2s = SpanAggr(x_s^m, x_g^m) + E_t                     (12)
+    H_x2s = g ⊙ x_t2s + (1 − g) ⊙ x_g2s                      (13, 14)
+    H_m   = g ⊙ H_x2s + (1 − g) ⊙ x_s^m                      (15, 16)
+
+    (The paper writes H_x2s and H_m^x2s for the same thing.)
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.from_text, self.from_all = (ElementGate(d_model) for _ in range(2))
+
+    def forward(
+        self,
+        aggregator: SpanAggregator,
+        known: Context,
+        spans: tuple[Float[Tensor, "batch spans d_model"], Float[Tensor, "batch spans"]],
+        words: Float[Tensor, "batch words d_model"],
+        sentence: Float[Tensor, "batch 1 d_model"],
+        embedded: Float[Tensor, "batch 1 d_model"],
+    ) -> Float[Tensor, "batch spans d_model"]:
+        """H_m.
+
+        Args:
+            aggregator: SpanAggr.
+            known: Tells real words.
+            spans: x_s^m, and how often each span occurs.
+            words: x_t^m.
+            sentence: x_g^m.
+            embedded: E_t.
+        """
+        states, count = spans
+        hidden = aggregator.among(states, count)
+        by_words = aggregator.gather(hidden, words, known.word_count) + embedded  # eq. 11
+        by_sentence = aggregator.gather(hidden, sentence, known.sentence_count) + embedded  # eq. 12
+        from_text = self.from_text(by_words, by_sentence)  # eqs. 13, 14: (batch, spans, d_model)
+        fused: Tensor = self.from_all(from_text, states)  # eqs. 15, 16: (batch, spans, d_model)
+        return fused
+
+
+class TextReasoner(Reasoner[Context]):
+    """BERT-Iterative: the network without images, x_i^m = x_i."""
+
+    columns = ()
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__()
+        self.reader = SpanReader(blocks)
+        self.top = TopLayer(blocks.d_model)
+
+    def look(self, words: Words, images: Images) -> Context:  # noqa: ARG002
+        """The words alone."""
+        return Context(words=words)
+
+    def forward(
+        self,
+        known: Context,
+        spans: Spans,
+        moment: Moment,
+        *,
+        pairs: bool = False,  # noqa: ARG002
+    ) -> Reasoned:
+        """One step on text alone."""
+        states, embedded = self.reader(known, spans, moment)
+        of_spans = (states, spans.count)
+        words, sentence = known.words.states, known.sentence
+        fused = self.top(self.reader.aggregator, known, of_spans, words, sentence, embedded)
+        return Reasoned(spans=fused)

@@ -1,0 +1,122 @@
+"""Cross-modal relevance of DPE-MNER: the gates of eq. 4 and the losses of eqs. 17 to 19."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halves:
+    """The first layer of a gate, kept apart by what it reads, so that any text meets any image.
+
+    Attributes:
+        text: Of each post's text.
+        image: Of each post's images.
+    """
+
+    text: Float[Tensor, "batch hidden"]
+    image: Float[Tensor, "batch hidden"]
+
+
+class RelevanceGate(nn.Module):
+    """Eq. 4: rel = σ(FC[x; y; y_text]), of mean-pooled inputs and with one hidden layer.
+
+    With a single linear layer the text would add the same to the scores of all images, and the
+    losses could never learn which image belongs to a text. For all pairs of a batch only the second
+    layer runs on pairs: batch² · hidden products, not batch² passes through the whole gate.
+
+    Args:
+        d_model: Size of the vectors.
+        images: How many image vectors are read together.
+        hidden: Hidden units.
+    """
+
+    def __init__(self, d_model: int, *, images: int, hidden: int) -> None:
+        super().__init__()
+        self.text = nn.Linear(d_model, hidden)
+        self.image = nn.Linear(images * d_model, hidden, bias=False)
+        self.score = nn.Linear(hidden, 1)
+
+    def forward(self, halves: Halves) -> Float[Tensor, " batch"]:
+        """Rel of each post with its own images, 0 to 1."""
+        hidden = torch.relu(halves.text + halves.image)
+        relevance: Tensor = self.score(hidden).squeeze(1).float().sigmoid()
+        return relevance
+
+    def pairs(self, halves: Halves) -> Float[Tensor, "batch batch"]:
+        """rel(a, b) of the text of post a with the images of post b, 0 to 1."""
+        hidden = torch.relu(halves.text.unsqueeze(1) + halves.image.unsqueeze(0))
+        relevance: Tensor = self.score(hidden).squeeze(2).float().sigmoid()
+        return relevance
+
+
+def contrast(
+    pairs: Float[Tensor, "batch batch"],
+    with_images: Bool[Tensor, " batch"],
+    *,
+    temperature: float,
+    text_share: float,
+) -> Float[Tensor, ""]:
+    """Eqs. 17 to 19: texts have to find their images among those of the batch, and images texts.
+
+    Args:
+        pairs: rel(a, b).
+        with_images: Posts that have images; the others take no part.
+        temperature: τ.
+        text_share: λ_rel, the share of the first direction.
+
+    Returns:
+        The mean over the posts that take part, 0 where none does.
+    """
+    outside = ~(with_images.unsqueeze(1) & with_images.unsqueeze(0))
+    scores = (pairs / temperature).masked_fill(outside, float("-inf"))
+    # A row of nothing but −inf has no softmax; such posts are left out below.
+    scores = torch.where(with_images.unsqueeze(1) | with_images.unsqueeze(0), scores, 0.0)
+    own = pairs.diagonal() / temperature
+    text_to_image = scores.logsumexp(dim=1) - own  # eq. 17
+    image_to_text = scores.logsumexp(dim=0) - own  # eq. 18
+    both = text_share * text_to_image + (1 - text_share) * image_to_text  # eq. 19
+    chosen = torch.where(with_images, both, 0.0)
+    return chosen.sum() / with_images.sum().clamp(min=1)
+
+
+def masked_mean(
+    x: Float[Tensor, "batch n d"], count: Float[Tensor, "batch n"]
+) -> Float[Tensor, "batch d"]:
+    """The mean over what counts; zero where nothing does."""
+    weight = count.to(x.dtype).unsqueeze(2)
+    mean: Tensor = (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+    return mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """The cross-modal relevance loss: which texts, and how.
+
+    Attributes:
+        texts: Text granularities that take part.
+        temperature: τ of eqs. 17 and 18.
+        text_share: λ_rel of eq. 19.
+    """
+
+    texts: tuple[str, ...]
+    temperature: float
+    text_share: float
+
+    def loss(
+        self, pairs: Mapping[str, Float[Tensor, "batch batch"]], with_images: Bool[Tensor, " batch"]
+    ) -> Float[Tensor, ""]:
+        """The alignment terms of eq. 20."""
+        terms = [
+            contrast(
+                pairs[text],
+                with_images,
+                temperature=self.temperature,
+                text_share=self.text_share,
+            )
+            for text in self.texts
+        ]
+        return torch.stack(terms).sum()

@@ -1,0 +1,101 @@
+"""Cached image columns as tokens of the text's size (DPE-MNER, 2.2.2)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mnerfeat.heads.base import Images
+
+Grain = Literal["coarse", "fine"]
+Gap = Literal["image", "text"]
+GRAINS: tuple[Grain, ...] = ("coarse", "fine")
+GAPS: tuple[Gap, ...] = ("image", "text")
+
+COLUMNS: Mapping[tuple[Grain, Gap], tuple[str, ...]] = {
+    ("coarse", "image"): ("grid",),
+    ("coarse", "text"): ("caption_states", "caption_length"),
+    ("fine", "image"): ("regions_grid", "regions_count"),
+    ("fine", "text"): ("tags_states", "tags_length"),
+}
+"""By granularity and by what is nearer, the image or the text: vectors, and how many are real."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """The tokens of all of a post's images, one image after the other.
+
+    Attributes:
+        states: One vector a token; anything where there is none.
+        mask: True on real tokens.
+        slot: Which of the post's images each token belongs to; -1 for none.
+    """
+
+    states: Float[Tensor, "batch tokens d_model"]
+    mask: Bool[Tensor, "batch tokens"]
+    slot: Int[Tensor, " tokens"]
+
+    def mean(self) -> Float[Tensor, "batch d_model"]:
+        """The mean over a post's real tokens, zero where there are none."""
+        weight = self.mask.to(self.states.dtype).unsqueeze(2)
+        mean: Tensor = (self.states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+        return mean
+
+    def by_image(self, images: int) -> tuple[Tensor, Bool[Tensor, "batch images tokens"]]:
+        """The same, one row an image: (batch, images, tokens, d_model) and the mask."""
+        batch, _, size = self.states.shape
+        return self.states.reshape(batch, images, -1, size), self.mask.reshape(batch, images, -1)
+
+
+class Projected(nn.Module):
+    """A column's vectors, projected to the size of the text's.
+
+    Args:
+        columns: The column of the vectors, and that of how many are real, where that varies.
+        d_image: Size of a vector.
+        d_model: Size of the text's.
+    """
+
+    def __init__(self, columns: tuple[str, ...], *, d_image: int, d_model: int) -> None:
+        super().__init__()
+        self.columns = columns
+        self.projection = nn.Linear(d_image, d_model)
+
+    def forward(self, images: Images) -> Tokens:
+        """All vectors of a post's images as tokens."""
+        column = images[self.columns[0]]
+        # (batch, images, parts, d_image): a part is a row of tokens, or the cells of a region.
+        mask = images.mask.unsqueeze(2)
+        if len(self.columns) == 2:
+            parts = column.shape[2] if column.ndim > 3 else 1
+            part = torch.arange(parts, device=column.device)
+            mask = mask & (part < images[self.columns[1]].unsqueeze(2))
+        vectors = column.reshape(*images.mask.shape, -1, column.shape[-1])
+        mask = mask.repeat_interleave(vectors.shape[2] // mask.shape[2], dim=2)
+        slots = torch.arange(mask.shape[1], device=mask.device)
+        return Tokens(
+            states=self.projection(vectors).flatten(1, 2),
+            mask=mask.flatten(1, 2),
+            slot=slots.repeat_interleave(mask.shape[2]),
+        )
+
+
+class Stranger(nn.Module):
+    """A random vector in the place of a representation that an ablation takes away (Table 4)."""
+
+    def __init__(self, *, d_model: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.randn(d_model))
+
+    def forward(self, images: Images) -> Tokens:
+        """It alone, for every post."""
+        posts = images.mask.shape[0]
+        device = self.vector.device
+        return Tokens(
+            states=self.vector.expand(posts, 1, -1),
+            mask=torch.ones(posts, 1, dtype=torch.bool, device=device),
+            slot=torch.full((1,), -1, device=device),
+        )
