@@ -266,8 +266,9 @@ def measure_size(folder: Path, size: Size) -> list[str]:
             f"Also: {size.names:,} identities are found in {seconds['ids']:.1f} ms; all "
             f"{size.many_rows:,} names are listed in {listing:.2f} s; with {size.parts} parts "
             f"beside it the cache opens in {float(np.median(parts['open'])) * 1e3:.0f} ms. The "
-            "memory is what the process takes for itself after opening, resolving names and reading random "
-            f"rows; with the pages of the file, which it shares, it is {resident:,.0f} MB."
+            "memory is what the process takes for itself after opening, resolving names and "
+            f"reading random rows; with the pages of the file, which it shares, it is "
+            f"{resident:,.0f} MB."
         ),
     ]
 

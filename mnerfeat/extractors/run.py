@@ -13,6 +13,7 @@ from mnerfeat.errors import ConfigError
 from mnerfeat.extractors.base import Extractor, reads_texts
 from mnerfeat.extractors.config import ExtractConfig
 from mnerfeat.extractors.engine import LocalEngine, progress_bar, usable_cores
+from mnerfeat.extractors.images import check_folder
 from mnerfeat.extractors.planning import (
     ImagePlan,
     TextPlan,
@@ -63,6 +64,7 @@ def extract(
     if REWARD in config.features:
         return _extract_rewards(config, texts, posts, names, extractors)
     started = time.monotonic()
+    check_folder(config.images)  # before any model is looked for, or even fetched
     extractors = config.extractors() if extractors is None else extractors
     cache = FeatureCache(config.cache, missing_ok=True)
     if not config.replace:
