@@ -117,7 +117,7 @@ def test_images_without_a_column_are_refused(folder):
     tagger = Tagger.build(encoder(folder), IqcrConfig(), TagSet(), column_sizes=SIZES, seed=1)
     some = posts(5, 3, clue=True)
     full = table(some, 3)
-    bare = VisionTable.from_tensors(full.image_rows, full.image_columns, {})
+    bare = VisionTable(full.image_rows, full.image_columns, {})
     with pytest.raises(DataError, match="relevance"):
         tagger.tag(some, bare)
 
@@ -128,7 +128,7 @@ def test_an_unusable_image_has_no_values_and_the_others_keep_their_places(folder
     full = table(some, 3)
     rows = full.image_rows.clone()
     rows[0, 0] = rows[0, 2] = -1
-    broken = VisionTable.from_tensors(rows, full.image_columns, full.pair_columns)
+    broken = VisionTable(rows, full.image_columns, full.pair_columns)
     (tagged,) = tagger.tag(some, broken)
     assert tagged.images[0] is None
     assert tagged.images[2] is None

@@ -454,9 +454,7 @@ def test_only_whole_checkpoints_are_resumed_from(tmp_path):
 def test_a_post_without_any_image_is_trained_on_beside_others(folder, tmp_path):
     data = tiny.data(clue=True)
     nothing = torch.full_like(data.train_images.image_rows, -1)
-    empty = VisionTable.from_tensors(
-        nothing, data.train_images.image_columns, data.train_images.pair_columns
-    )
+    empty = VisionTable(nothing, data.train_images.image_columns, data.train_images.pair_columns)
     run = fit(
         folder,
         tmp_path,

@@ -78,7 +78,7 @@ def table(some: list[Post], seed: int) -> VisionTable:
             vectors.append(vector)
             quality.append(0.5 if slot == 0 else 0.2)
             relevance[number, slot] = 0.3 if slot == 0 else 0.2
-    return VisionTable.from_tensors(
+    return VisionTable(
         rows,
         {"vit_cls": torch.stack(vectors), "quality": torch.tensor(quality)},
         {"relevance": relevance},

@@ -69,7 +69,7 @@ class ImageUse:
 class VisionTable:
     """The images of some posts: which rows they are, and every column of these rows.
 
-    Attributes:
+    Args:
         image_rows: (posts, images) int64 into the image columns; -1 where there is no image
             that can be used. At least one image wide.
         image_columns: By name, (rows, …): what depends on the image alone.
@@ -90,15 +90,6 @@ class VisionTable:
         self.use = use
         # Counting on the host: asking the device for a batch's width would wait for it.
         self._widths = _widths(image_rows.cpu())
-
-    @staticmethod
-    def from_tensors(
-        image_rows: Int[Tensor, "posts images"],
-        image_columns: Mapping[str, Tensor],
-        pair_columns: Mapping[str, Tensor],
-    ) -> "VisionTable":
-        """A table of tensors that are there already; see the class for their shapes."""
-        return VisionTable(image_rows, image_columns, pair_columns)
 
     @staticmethod
     def without_images(posts: int, sizes: Mapping[str, int] | None = None) -> "VisionTable":

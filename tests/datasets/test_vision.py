@@ -134,7 +134,7 @@ def test_a_table_of_which_no_image_can_be_used_gives_zeros(path: Path) -> None:
 def test_a_batch_on_the_device_is_as_wide_as_the_table() -> None:
     rows = torch.tensor([[0, -1, 1], [1, -1, -1]])
     column = torch.arange(4.0).view(2, 2)
-    table = VisionTable.from_tensors(rows, {"vit_cls": column}, {RELEVANCE: torch.ones(2, 3)})
+    table = VisionTable(rows, {"vit_cls": column}, {RELEVANCE: torch.ones(2, 3)})
     assert table.column_sizes == {"vit_cls": 2, RELEVANCE: 1}
     mask, columns = table.batch(torch.tensor([1]))
     assert mask.tolist() == [[True]]
