@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Numerics = Literal["fast", "strict"]
+
+_NO_MEMORY = (
+    "can't allocate memory",  # the CPU's allocator
+    "backend out of memory",  # MPS
+    "CUDA error: out of memory",  # pinned memory, and what CUDA takes for itself
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""In messages of errors that are torch's own, but not `OutOfMemoryError`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +50,31 @@ class Compute:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
+    def claim_thread(self) -> None:
+        """Give the calling thread a stream of its own on a GPU.
+
+        What two threads ask for then overlaps: one batch is copied while another one runs.
+        """
+        if self.device.type == "cuda":
+            import torch  # noqa: PLC0415
+
+            torch.cuda.set_device(self.device)
+            torch.cuda.set_stream(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
+
+    def settle(self) -> None:
+        """Wait until the device has done everything, so that other streams see it."""
+        if self.device.type == "cuda":
+            import torch  # noqa: PLC0415
+
+            torch.cuda.synchronize(self.device)
+
+    def forget_memory(self) -> None:
+        """Give back the memory that torch keeps for later."""
+        if self.device.type == "cuda":
+            import torch  # noqa: PLC0415
+
+            torch.cuda.empty_cache()
+
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Inference with this device's numbers: no gradients, float16 where `half`."""
@@ -51,6 +85,28 @@ class Compute:
             torch.autocast(self.device.type, torch.float16, enabled=self.half),
         ):
             yield
+
+
+def choose_computes(names: str, numerics: Numerics) -> list[Compute]:
+    """The devices that an option names: one, or several between commas (`cuda:0,cuda:1`).
+
+    Raises:
+        ConfigError: Where there is no such device.
+    """
+    chosen = [choose_compute(name.strip(), numerics) for name in names.split(",")]
+    if {compute.device.type for compute in chosen} == {"cuda"}:
+        _mention_idle_gpus(chosen)
+    return chosen
+
+
+def _mention_idle_gpus(chosen: "list[Compute]") -> None:
+    import torch  # noqa: PLC0415
+
+    used = {compute.device.index or 0 for compute in chosen}
+    idle = [f"cuda:{i}" for i in range(torch.cuda.device_count()) if i not in used]
+    if idle:
+        everything = ",".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        logger.info("not used: %s; --device %s uses them all", ", ".join(idle), everything)
 
 
 def choose_compute(name: str, numerics: Numerics) -> Compute:
@@ -125,6 +181,13 @@ def matrix_precision(compute: Compute) -> Iterator[None]:
         matmul.allow_tf32, convolution.allow_tf32 = before
 
 
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the machine, had no memory left."""
     import torch  # noqa: PLC0415
@@ -132,6 +195,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "backend out of memory" in text
-    )
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)

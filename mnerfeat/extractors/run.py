@@ -12,7 +12,8 @@ from mnerfeat.datasets.posts import Post
 from mnerfeat.errors import ConfigError
 from mnerfeat.extractors.base import Extractor, reads_texts
 from mnerfeat.extractors.config import ExtractConfig
-from mnerfeat.extractors.engine import LocalEngine, progress_bar, usable_cores
+from mnerfeat.extractors.device import usable_cores
+from mnerfeat.extractors.engine import LocalEngine
 from mnerfeat.extractors.images import check_folder
 from mnerfeat.extractors.planning import (
     ImagePlan,
@@ -21,6 +22,7 @@ from mnerfeat.extractors.planning import (
     plan_images,
     plan_texts,
 )
+from mnerfeat.extractors.progress import progress_bar
 from mnerfeat.extractors.summary import ExtractSummary
 
 logger = logging.getLogger(__name__)
@@ -85,12 +87,12 @@ def extract(
     return ExtractSummary(
         cache=config.cache,
         features=tuple(extractor.name for extractor in extractors),
-        device=str(run.compute.device) if run.compute else None,
+        device=run.device,
         names=plan.names,
-        new=len(plan.jobs) - run.lost,
+        new=len(plan.jobs) - run.ledger.lost,
         reused=plan.reused,
         copies=plan.copies,
-        failed=tuple(run.failed),
+        failed=tuple(run.ledger.failed),
         others=len(plan.others),
         closed=plan.closed,
         texts=text_plan.texts,

@@ -115,8 +115,8 @@ def install(*, delay: float = 0.0, part_rows: int = 4) -> dict[str, FakeExtracto
     made: dict[str, FakeExtractor] = {}
 
     def maker(name: str) -> Any:
-        def build(model: str, *_: Any) -> FakeExtractor:
-            made[name] = make(name, model, delay)
+        def build(wanted: presets.Wanted) -> FakeExtractor:
+            made[name] = make(name, wanted.model(name), delay)
             return made[name]
 
         return build
@@ -125,7 +125,10 @@ def install(*, delay: float = 0.0, part_rows: int = 4) -> dict[str, FakeExtracto
         presets.EXTRACTORS[name] = maker(name)  # type: ignore[index]
     recording.PART_ROWS = part_rows  # type: ignore[misc]
     device = SimpleNamespace(type="cpu")
-    engine.choose_compute = lambda *_: Compute(device=device, half=False)  # type: ignore[assignment, arg-type]
+    engine.choose_computes = lambda names, _: [  # type: ignore[assignment]
+        Compute(device=device, half=False)  # type: ignore[arg-type]
+        for _ in names.split(",")
+    ]
     lane.is_out_of_memory = lambda error: isinstance(error, MemoryError)
     return made
 

@@ -29,7 +29,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, fakes.FakeExtractor]:
     for name in ("vit", "clip", "quality"):
         monkeypatch.setitem(presets.EXTRACTORS, name, presets.EXTRACTORS[name])  # type: ignore[arg-type]
     monkeypatch.setattr(recording, "PART_ROWS", recording.PART_ROWS)
-    monkeypatch.setattr(engine, "choose_compute", engine.choose_compute)
+    monkeypatch.setattr(engine, "choose_computes", engine.choose_computes)
     monkeypatch.setattr(lane, "is_out_of_memory", lane.is_out_of_memory)
     return fakes.install()
 
@@ -345,6 +345,16 @@ def test_memory_that_runs_out_halves_what_runs_at_once_and_loses_nothing(
     run()
     assert cache()["vit_cls"].complete
     assert sum(made["vit"].seen) == 10
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_several_devices_end_in_the_same_cache(
+    run: Run, cache: Cache, tmp_path: Path, workers: int
+) -> None:
+    run(texts=["a b", "c"])
+    summary = run(texts=["a b", "c"], cache=tmp_path / "two.h5", device="cpu,cpu", workers=workers)
+    assert counts(summary) == (10, 0, 0, 0)
+    assert FeatureCache(tmp_path / "two.h5").digest() == cache().digest()
 
 
 def test_a_model_that_cannot_be_loaded_keeps_what_the_others_did(run: Run, cache: Cache) -> None:
