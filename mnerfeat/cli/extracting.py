@@ -23,14 +23,16 @@ def extract_command(
         typer.Option(
             "--posts",
             help="Folder of train, dev and test, or a file of posts, for the CLIP embeddings of "
-            "their texts.  [default: data, where it exists]",
+            "their texts and for rewards.  [default: data, where it exists]",
         ),
     ] = None,
     cache: Cache = None,
     preset: Preset = None,
     features: Annotated[
         str | None,
-        typer.Option("--features", help="Some of vit,clip,quality.  [default: all three]"),
+        typer.Option(
+            "--features", help="Some of vit,clip,quality,reward.  [default: the first three]"
+        ),
     ] = None,
     vit: Annotated[
         str | None, typer.Option("--vit", help="A ViT of transformers, by id or folder.")
@@ -41,6 +43,13 @@ def extract_command(
     quality: Annotated[
         str | None,
         typer.Option("--quality", help="maniqa, piqe, or an image model with one output."),
+    ] = None,
+    discriminator: Annotated[
+        Path | None,
+        typer.Option(
+            "--discriminator",
+            help="Folder of the discriminator that gives rewards.  [default: discriminator]",
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.  [default: auto]")
@@ -65,7 +74,7 @@ def extract_command(
     Only what is missing is done: run it again after adding images or after an interruption.
     """
     from mnerfeat.config.planning import plan_extraction
-    from mnerfeat.datasets import read_texts
+    from mnerfeat.datasets import every_post
     from mnerfeat.extractors.run import extract
 
     found = settings(overrides, cache=cache, preset=preset)
@@ -76,6 +85,7 @@ def extract_command(
         vit=vit,
         clip=clip,
         quality=quality,
+        discriminator=discriminator,
         device=device,
         batch_size=batch_size,
         workers=workers,
@@ -83,4 +93,4 @@ def extract_command(
         dry_run=dry_run or None,
     )
     folder = posts or (found.data if found.data.is_dir() else None)
-    typer.echo(extract(config, texts=read_texts(folder) if folder else ()))
+    typer.echo(extract(config, posts=every_post(folder) if folder else ()))

@@ -19,6 +19,7 @@ ENCODERS = {
     "iqcr": "roberta-base",
     "gifr": "bert-base-uncased",
     "dpe": "bert-base-cased",
+    "iterative": "bert-base-cased",
 }
 """The text encoder of each head's paper, by Hugging Face id; the preset `base` takes these."""
 
@@ -65,6 +66,7 @@ def plan_training(
         training=build(TrainingConfig, "train", settings.section("train"), training or {}),
         seeds=tuple(seeds),
         name=name,
+        discriminator=plan_extraction(settings).discriminator,
     )
 
 

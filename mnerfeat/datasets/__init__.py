@@ -3,6 +3,7 @@
 from mnerfeat.datasets.folder import (
     DataSet,
     Split,
+    every_post,
     fingerprint,
     read_folder,
     read_posts,
@@ -21,6 +22,7 @@ __all__ = [
     "Split",
     "TagSet",
     "entities",
+    "every_post",
     "fingerprint",
     "read_folder",
     "read_posts",

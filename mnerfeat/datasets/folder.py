@@ -238,19 +238,26 @@ def read_posts(path: Path | str) -> tuple[Post, ...]:
     return posts
 
 
+def every_post(path: Path | str) -> tuple[Post, ...]:
+    """The posts of all splits in a folder, or of one file.
+
+    Raises:
+        DataError: There are no posts, or lines that cannot be used (all are listed).
+    """
+    path = Path(path)
+    if path.is_file():
+        return read_posts(path)
+    names = tuple(find_splits(path)) or SPLITS  # none: read_folder says what was looked for
+    return tuple(post for split in read_folder(path, names) for post in split.posts)
+
+
 def read_texts(path: Path | str) -> tuple[str, ...]:
     """The texts of posts, each once: of all splits in a folder, or of one file.
 
     Raises:
         DataError: There are no posts, or lines that cannot be used (all are listed).
     """
-    path = Path(path)
-    if not path.is_dir():
-        return tuple(dict.fromkeys(post.text for post in read_posts(path)))
-    names = tuple(find_splits(path)) or SPLITS  # none: read_folder says what was looked for
-    return tuple(
-        dict.fromkeys(post.text for split in read_folder(path, names) for post in split.posts)
-    )
+    return tuple(dict.fromkeys(post.text for post in every_post(path)))
 
 
 def _parse(source: Source, *, labelled: bool) -> tuple[Post, ...]:
