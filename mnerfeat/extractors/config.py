@@ -43,7 +43,10 @@ class ExtractConfig:
     """The folder of the discriminator that gives rewards; `mnerfeat rank train` makes one."""
 
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
+    """auto (a GPU where there is one), cpu, cuda, mps, or several: cuda:0,cuda:1."""
+
+    engine: Literal["local", "ray"] = "local"
+    """local (this machine) or ray (every node of a Ray cluster; the extra `ray`)."""
 
     numerics: Literal["fast", "strict"] = "fast"
     """On CUDA: fast runs the models' bodies in float16, strict everything in float32 (TF32)."""
@@ -84,6 +87,7 @@ class ExtractConfig:
             if value is not None and value < least:
                 raise ConfigError(f"{name} is {value}; it must be at least {least}")
         for name, choices in (
+            ("engine", ("local", "ray")),
             ("numerics", ("fast", "strict")),
             ("dtype", ("float16", "float32")),
         ):

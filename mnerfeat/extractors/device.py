@@ -61,6 +61,12 @@ class Compute:
             torch.cuda.set_device(self.device)
             torch.cuda.set_stream(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
 
+    def use_threads(self, count: int) -> None:
+        """Let products on a CPU use so many threads, in this whole process."""
+        import torch  # noqa: PLC0415
+
+        torch.set_num_threads(count)
+
     def settle(self) -> None:
         """Wait until the device has done everything, so that other streams see it."""
         if self.device.type == "cuda":

@@ -1,9 +1,8 @@
 """From a plan to rows in the cache: what every engine does, and the engine for one machine."""
 
-import copy
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Final, final
 
@@ -33,6 +32,7 @@ class Engine(ABC):
         extractors: Those asked for.
         plan: For the images.
         texts: For the texts.
+        make: Makes the extractors once more, for another device or another machine.
 
     Attributes:
         ledger: What came of the images.
@@ -46,11 +46,13 @@ class Engine(ABC):
         extractors: Sequence[Extractor],
         plan: ImagePlan,
         texts: TextPlan,
+        make: Callable[[], Sequence[Extractor]],
     ) -> None:
         self._config = config
         self._extractors = {extractor.name: extractor for extractor in extractors}
         self._plan = plan
         self._texts = texts
+        self._make = make
         self.ledger = ImageLedger(config, extractors, plan)
         self.device: str | None = None
         self.cut_texts = 0
@@ -118,11 +120,11 @@ class LocalEngine(Engine):
             batcher.finish()
 
     def _lanes(self, computes: Sequence[Compute], stack: ExitStack) -> list[DeviceLane]:
-        # A model lies on one device; where there are several, each has models of its own.
-        copies = [self._extractors, *(copy.deepcopy(self._extractors) for _ in computes[1:])]
+        # A model lies on one device; where there are several, each has its own.
+        others = [{extractor.name: extractor for extractor in self._make()} for _ in computes[1:]]
         lanes = [
             DeviceLane(own, compute, size=self._config.batch_size)
-            for own, compute in zip(copies, computes, strict=True)
+            for own, compute in zip([self._extractors, *others], computes, strict=True)
         ]
         for lane in lanes:
             stack.callback(lane.close)

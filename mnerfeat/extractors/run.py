@@ -1,9 +1,11 @@
 """Extraction: images and texts to rows of the cache. Nothing else writes features of images."""
 
+import copy
 import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 
 from mnerfeat.cache import OK, FeatureCache, stack_ids
@@ -13,7 +15,7 @@ from mnerfeat.errors import ConfigError
 from mnerfeat.extractors.base import Extractor, reads_texts
 from mnerfeat.extractors.config import ExtractConfig
 from mnerfeat.extractors.device import usable_cores
-from mnerfeat.extractors.engine import LocalEngine
+from mnerfeat.extractors.engine import Engine, LocalEngine
 from mnerfeat.extractors.images import check_folder
 from mnerfeat.extractors.planning import (
     ImagePlan,
@@ -67,6 +69,7 @@ def extract(
         return _extract_rewards(config, texts, posts, names, extractors)
     started = time.monotonic()
     check_folder(config.images)  # before any model is looked for, or even fetched
+    make = config.extractors if extractors is None else partial(copy.deepcopy, tuple(extractors))
     extractors = config.extractors() if extractors is None else extractors
     cache = FeatureCache(config.cache, missing_ok=True)
     if not config.replace:
@@ -80,7 +83,7 @@ def extract(
             + (f", only {len(plan.others):,} other files" if plan.others else ""),
             hint="name the folder of images with --images DIR",
         )
-    run = LocalEngine(config, extractors, plan, text_plan)
+    run = _engine(config)(config, extractors, plan, text_plan, make)
     if not config.dry_run:
         _warn_of_loss(cache, extractors, plan)
         run.run(reader)
@@ -102,6 +105,14 @@ def extract(
         seconds=time.monotonic() - started,
         dry_run=config.dry_run,
     )
+
+
+def _engine(config: ExtractConfig) -> type[Engine]:
+    if config.engine == "local":
+        return LocalEngine
+    from mnerfeat.extractors.ray_engine import RayEngine  # noqa: PLC0415
+
+    return RayEngine
 
 
 def _extract_rewards(

@@ -93,11 +93,16 @@ def look_here(
         yield number, look_at(job.path, {name: prepares[name] for name in job.extractors})
 
 
+def pickle_prepares(prepares: Mapping[str, Prepare]) -> bytes:
+    """What `WorkerPool` sends to its processes."""
+    return pickle.dumps(dict(prepares), protocol=pickle.HIGHEST_PROTOCOL)
+
+
 class WorkerPool:
     """Processes that look at images. Use it as a context manager.
 
     Args:
-        prepares: Of all extractors, by name; they are pickled.
+        prepares: Of all extractors, by name; they are pickled, unless they are already.
         workers: How many processes.
         timeout: Seconds after which an image counts as one that hangs its decoder.
         yielding: Let everything else on the machine's cores go first. The threads of a model on
@@ -107,13 +112,13 @@ class WorkerPool:
 
     def __init__(
         self,
-        prepares: Mapping[str, Prepare],
+        prepares: Mapping[str, Prepare] | bytes,
         *,
         workers: int,
         timeout: float,
         yielding: bool = False,
     ) -> None:
-        self._prepares = pickle.dumps(dict(prepares), protocol=pickle.HIGHEST_PROTOCOL)
+        self._prepares = prepares if isinstance(prepares, bytes) else pickle_prepares(prepares)
         self._timeout = timeout
         self._workers: list[_Worker] = []
         self._again: deque[_Task] = deque()

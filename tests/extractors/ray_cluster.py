@@ -1,0 +1,157 @@
+"""A Ray cluster of several nodes on this machine, and runs on it: a program of its own.
+
+It takes a folder to work in, and what to do; it prints what came of it as JSON. A program of
+its own, because Ray writes about lost nodes to standard error and leaves threads behind.
+"""
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+from mnerfeat.cache import FeatureCache
+from mnerfeat.errors import MnerfeatError
+from mnerfeat.extractors import recording
+from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extractors.run import extract
+from tests.extractors import fakes
+from tests.extractors.pictures import encoded, picture
+
+IMAGES = 60
+TEXTS = ("a b", "c", "d e f g h i j")
+MEMORY = 100 << 20
+
+
+def draw(folder: Path) -> Path:
+    images = folder / "images"
+    images.mkdir()
+    for i in range(IMAGES):
+        (images / f"{i:03}.png").write_bytes(encoded(picture(20 + i % 9, 20, seed=i)))
+    (images / "copy.png").write_bytes((images / "007.png").read_bytes())
+    (images / "bad.jpg").write_bytes(b"no image")
+    (images / "killer.png").write_bytes(encoded(picture(*fakes.KILLER)))
+    (images / "odd.png").write_bytes(encoded(picture(*fakes.REFUSED)))
+    return images
+
+
+class Runs:
+    def __init__(self, folder: Path, what: str) -> None:
+        self.folder = folder
+        self.images = draw(folder)
+        few = what == "fake_models"  # a node takes seconds to start
+        self.cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": int(few), "object_store_memory": MEMORY},
+        )
+        self.nodes = [self.add_node() for _ in range(1 if few else 2)]
+        ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+
+    def add_node(self) -> Any:
+        return self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+
+    def config(self, name: str, **options: Any) -> ExtractConfig:
+        given: dict[str, Any] = {
+            "images": self.images,
+            "cache": self.folder / f"{name}.h5",
+            "device": "cpu",
+            "engine": "ray",
+        }
+        return ExtractConfig(**(given | options))
+
+    def digest(self, name: str) -> str:
+        held = FeatureCache(self.folder / f"{name}.h5")
+        reasons = {f: sorted(held[f].failures.values()) for f in held.features}
+        return json.dumps([held.digest(), reasons], sort_keys=True, default=str)
+
+    def meanwhile(self, name: str, act: Callable[[], None]) -> dict[str, int]:
+        """Do something once a run has written a few parts; gives how many rows there were."""
+        seen: dict[str, int] = {}
+        path = self.folder / f"{name}.h5"
+
+        def watch() -> None:
+            while len(list(path.with_name(f"{path.name}.d").glob("part-*.h5"))) < 2:
+                time.sleep(0.01)
+            held = FeatureCache(path, missing_ok=True)
+            seen["rows"] = int((held["vit_cls"].state == 1).sum()) if len(held.images) else 0
+            act()
+
+        threading.Thread(target=watch, daemon=True).start()
+        return seen
+
+    def fake_models(self) -> dict[str, Any]:
+        """With models that cost nothing: the same as locally, and with a node killed."""
+        recording.PART_ROWS = 8  # type: ignore[misc]
+        made = [fakes.make(name, "model", 0.01) for name in fakes.FEATURES]
+        extract(self.config("local", engine="local", workers=1), texts=TEXTS, extractors=made)
+        seen = self.meanwhile(
+            "killed", lambda: self.cluster.remove_node(self.nodes[0], allow_graceful=False)
+        )
+        summary = extract(self.config("killed"), texts=TEXTS, extractors=made)
+        return {
+            "same": self.digest("killed") == self.digest("local"),
+            "rows_at_the_kill": seen["rows"],
+            "rows": int((FeatureCache(self.folder / "killed.h5")["vit_cls"].state == 1).sum()),
+            "new": summary.new,
+            "failed": dict(summary.failed),
+            "device": summary.device,
+            "nodes": sum(node["Alive"] for node in ray.nodes()),
+        }
+
+    def tiny_models(self) -> dict[str, Any]:
+        """With the models inside the package; a node joins, and one that is used is killed."""
+        (self.images / "killer.png").unlink()
+        options: dict[str, Any] = {"preset": "tiny", "features": ("vit", "clip", "quality")}
+        recording.PART_ROWS = 16  # type: ignore[misc]
+        extract(self.config("local", engine="local", workers=0, **options), texts=TEXTS)
+
+        def change() -> None:
+            self.nodes.append(self.add_node())
+            self.cluster.remove_node(self.nodes[0], allow_graceful=False)
+
+        self.meanwhile("changed", change)
+        summary = extract(self.config("changed", **options), texts=TEXTS)
+        return {
+            "same": self.digest("changed") == self.digest("local"),
+            "device": summary.device,
+            "new": summary.new,
+        }
+
+    def wrong_nodes(self) -> dict[str, Any]:
+        """What nodes refuse, and what is asked for in vain."""
+        told = {}
+        made = [fakes.make("vit", "model")]
+        for name, options, extractors in (
+            ("cuda", {"device": "cuda"}, made),
+            ("cuda:1", {"device": "cuda:1"}, made),
+            ("broken", {}, [fakes.make("vit", "broken")]),
+        ):
+            try:
+                extract(
+                    self.config(name.replace(":", ""), features=("vit",), **options),  # type: ignore[arg-type]
+                    extractors=extractors,
+                )
+            except (MnerfeatError, RuntimeError) as error:
+                told[name] = f"{type(error).__name__}: {error}"
+        return told
+
+
+def main() -> None:
+    folder, what = sys.argv[1:]
+    runs = Runs(Path(folder), what)
+    try:
+        found = getattr(runs, what)()
+    finally:
+        ray.shutdown()
+        runs.cluster.shutdown()
+    print(json.dumps(found), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
