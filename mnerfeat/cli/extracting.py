@@ -52,7 +52,16 @@ def extract_command(
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.  [default: auto]")
+        str | None,
+        typer.Option(
+            "--device", help="auto, cpu, cuda, mps, or several: cuda:0,cuda:1.  [default: auto]"
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine", help="local (this machine) or ray (a cluster's nodes).  [default: local]"
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Inputs of a model that run at once.")
@@ -87,6 +96,7 @@ def extract_command(
         quality=quality,
         discriminator=discriminator,
         device=device,
+        engine=engine,
         batch_size=batch_size,
         workers=workers,
         replace=replace or None,
