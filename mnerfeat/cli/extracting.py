@@ -31,7 +31,9 @@ def extract_command(
     features: Annotated[
         str | None,
         typer.Option(
-            "--features", help="Some of vit,clip,quality,reward.  [default: the first three]"
+            "--features",
+            help="Some of vit, clip, quality, reward, grid, regions, tags, caption."
+            "  [default: the first three]",
         ),
     ] = None,
     vit: Annotated[
@@ -43,6 +45,27 @@ def extract_command(
     quality: Annotated[
         str | None,
         typer.Option("--quality", help="maniqa, piqe, or an image model with one output."),
+    ] = None,
+    grid: Annotated[
+        str | None, typer.Option("--grid", help="A ResNet of transformers, by id or folder.")
+    ] = None,
+    detector: Annotated[
+        str | None, typer.Option("--detector", help="An object detector of transformers.")
+    ] = None,
+    captioner: Annotated[
+        str | None, typer.Option("--captioner", help="A model of transformers that captions.")
+    ] = None,
+    bert: Annotated[
+        str | None, typer.Option("--bert", help="The text encoder of captions and tags.")
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option("--captions", help="JSONL: captions, in place of a captioner.")
+    ] = None,
+    tags: Annotated[
+        Path | None, typer.Option("--tags", help="JSONL: object tags, in place of a detector.")
+    ] = None,
+    regions: Annotated[
+        Path | None, typer.Option("--regions", help="JSONL: boxes, in place of a detector.")
     ] = None,
     discriminator: Annotated[
         Path | None,
@@ -94,6 +117,13 @@ def extract_command(
         vit=vit,
         clip=clip,
         quality=quality,
+        grid=grid,
+        detector=detector,
+        captioner=captioner,
+        bert=bert,
+        captions=captions,
+        tags=tags,
+        regions=regions,
         discriminator=discriminator,
         device=device,
         engine=engine,

@@ -30,6 +30,18 @@ FEATURES_OF_COLUMN: Mapping[str, tuple[str, ...]] = {
     "quality": ("quality",),
     RELEVANCE: ("clip_image", "clip_text"),
     RANKED_RELEVANCE: (REWARD, REWARD_BLANK),
+    **{
+        name: (name,)
+        for name in (
+            "grid",
+            "regions_grid",
+            "regions_count",
+            "caption_states",
+            "caption_length",
+            "tags_states",
+            "tags_length",
+        )
+    },
 }
 """The cached features that a column is made of."""
 
@@ -97,7 +109,7 @@ class VisionTable:
 
         Args:
             posts: How many.
-            sizes: Length of one row of each column that a head will ask for nevertheless.
+            sizes: Of the vectors of each column that a head will ask for nevertheless.
         """
         columns = {name: torch.zeros(0, size) for name, size in (sizes or {}).items() if size > 1}
         pairs = {name: torch.zeros(posts, 1) for name, size in (sizes or {}).items() if size == 1}
@@ -152,8 +164,8 @@ class VisionTable:
 
     @property
     def column_sizes(self) -> dict[str, int]:
-        """The length of one row of each column; 1 for a number."""
-        sizes = {name: int(np.prod(c.shape[1:])) for name, c in self.image_columns.items()}
+        """The size of each column's vectors, of which a row may hold several; 1 for a number."""
+        sizes = {name: c.shape[-1] if c.ndim > 1 else 1 for name, c in self.image_columns.items()}
         return sizes | dict.fromkeys(self.pair_columns, 1)
 
     def __len__(self) -> int:

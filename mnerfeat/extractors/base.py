@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeGuard
 
 import numpy as np
@@ -44,6 +45,23 @@ class Prepare(Protocol):
             UnreadableImageError: Where this extractor cannot use the image; the others may.
         """
         ...
+
+
+class FilePrepare(Prepare, Protocol):
+    """A `Prepare` that knows more of some files than their pixels: what was imported of them."""
+
+    def of(self, path: Path) -> Prepare:
+        """What prepares this file.
+
+        Raises:
+            UnreadableImageError: Where it knows nothing of the file.
+        """
+        ...
+
+
+def knows_files(prepare: Prepare) -> TypeGuard[FilePrepare]:
+    """Whether a `Prepare` has to be told which file it prepares."""
+    return hasattr(type(prepare), "of")
 
 
 class Extractor(Protocol):

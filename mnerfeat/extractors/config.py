@@ -9,7 +9,15 @@ import numpy as np
 from mnerfeat.datasets.pair_columns import REWARD
 from mnerfeat.errors import ConfigError
 from mnerfeat.extractors.base import Extractor
-from mnerfeat.extractors.presets import EXTRACTORS, PRESETS, make_extractor
+from mnerfeat.extractors.presets import (
+    DEFAULT_EXTRACTORS,
+    EXTRACTORS,
+    IMPORTS,
+    MODELS_OF,
+    PRESETS,
+    Wanted,
+    make_extractor,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +30,11 @@ class ExtractConfig:
     cache: Path = Path("features.h5")
     """The cache that the features go into; made where it is not there yet."""
 
-    features: tuple[str, ...] = tuple(EXTRACTORS)
+    features: tuple[str, ...] = DEFAULT_EXTRACTORS
     """What to extract: vit ([CLS] vectors), clip (embeddings of images and posts), quality; reward
-    (of posts' texts with their images, by a discriminator) once there is a discriminator."""
+    (of posts' texts with their images, by a discriminator) once there is a discriminator; and,
+    for DPE-MNER, grid (ResNet cells), regions (the grids of three boxes), tags (of objects) and
+    caption."""
 
     preset: str = "base"
     """Models: base (the papers' backbones, downloaded) or tiny (inside the package, offline)."""
@@ -38,6 +48,27 @@ class ExtractConfig:
     quality: str | None = None
     """maniqa, maniqa-kadid, maniqa-pipal (:CHECKPOINT after it), piqe, or an image model of
     transformers with one output. pyiqa (maniqa, piqe) is for non-commercial use only."""
+
+    grid: str | None = None
+    """A ResNet of transformers, by hub id or folder, for grid and regions."""
+
+    detector: str | None = None
+    """An object detector of transformers, for regions and tags."""
+
+    captioner: str | None = None
+    """A model of transformers that writes captions, for caption."""
+
+    bert: str | None = None
+    """The text encoder of transformers that encodes captions and tags."""
+
+    captions: Path | None = None
+    """A JSONL file of captions, in place of a captioner: image, caption."""
+
+    tags: Path | None = None
+    """A JSONL file of object tags, in place of a detector: image, tags."""
+
+    regions: Path | None = None
+    """A JSONL file of boxes, in place of a detector: image, boxes (pixels, XYXY)."""
 
     discriminator: Path = Path("discriminator")
     """The folder of the discriminator that gives rewards; `mnerfeat rank train` makes one."""
@@ -100,16 +131,22 @@ class ExtractConfig:
         """The extractors of images asked for, their models found but not loaded.
 
         Raises:
+            ConfigError: Where the preset has no model for what is asked for.
+            DataError: Where a file that is imported cannot be used.
             ModelError: Where a model is not there.
         """
+        wanted = Wanted(
+            preset=self.preset,
+            models={
+                option: getattr(self, option)
+                for option in sorted({option for some in MODELS_OF.values() for option in some})
+            },
+            imports={what: getattr(self, what) for what in IMPORTS},
+            dtype=np.dtype(self.dtype),
+            numerics=self.numerics,
+        )
         return tuple(
-            make_extractor(
-                name,
-                preset=self.preset,
-                model=getattr(self, name),
-                dtype=np.dtype(self.dtype),
-                numerics=self.numerics,
-            )
+            make_extractor(name, wanted)
             for name in dict.fromkeys(self.features)
             if name in EXTRACTORS
         )

@@ -23,6 +23,8 @@ _CONFIG, _PREPROCESSING = "config.json", "preprocessor_config.json"
 _SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 _OLDER = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 _WEIGHTS = (*_SAFE[:2], *_OLDER[:2])
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
+_TOKENIZER = [*_VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 _HUB_TIMEOUT = 10.0  # seconds until an unreachable hub counts as such
 _NOISE: Final = frozenset({"transformers_version", "_name_or_path", "dtype", "torch_dtype",
@@ -39,7 +41,8 @@ class ModelFiles:
         folder: Where its files lie.
         weights: Files with its weights, sorted.
         config: `config.json`.
-        preprocessing: `preprocessor_config.json`.
+        preprocessing: `preprocessor_config.json`; empty of a model that sees no image.
+        tokenizer: Files of its tokenizer, sorted; none of a model that reads no text.
     """
 
     name: str
@@ -47,11 +50,13 @@ class ModelFiles:
     weights: tuple[Path, ...]
     config: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
+    tokenizer: tuple[Path, ...] = ()
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
         """What a provenance says of the model and of its preprocessing."""
         config = {key: value for key, value in self.config.items() if key not in _NOISE}
+        tokenizer = {"tokenizer_sha256": hash_files(self.tokenizer)} if self.tokenizer else {}
         return {
             "model": self.name,
             "architecture": self.config.get("model_type", "unknown"),
@@ -60,16 +65,21 @@ class ModelFiles:
                 json.dumps(config, sort_keys=True).encode()
             ).hexdigest(),
             "preprocessing": dict(self.preprocessing),
+            **tokenizer,
         }
 
 
-def find_model(reference: str, *, option: str) -> ModelFiles:
+def find_model(
+    reference: str, *, option: str, sees: bool = True, reads: bool = False
+) -> ModelFiles:
     """Find a model of `transformers`, downloading it where it is a hub id and not here yet.
 
     Args:
         reference: A folder, or a hub id such as `google/vit-base-patch16-224`, with a revision
             after `@` where a certain one is meant.
         option: The option that named it, for messages.
+        sees: Whether it looks at images, and so has an image processor.
+        reads: Whether it reads or writes text, and so has a tokenizer.
 
     Raises:
         ModelError: Where it is not there, cannot be reached, or is incomplete.
@@ -79,7 +89,8 @@ def find_model(reference: str, *, option: str) -> ModelFiles:
         name = model_name(folder)
     elif _HUB_ID.fullmatch(reference):
         name = reference
-        folder = download(reference, [_SAFE, _OLDER], [_CONFIG, _PREPROCESSING], option=option)
+        others = [_CONFIG, *[_PREPROCESSING] * sees, *_TOKENIZER * reads]
+        folder = download(reference, [_SAFE, _OLDER], others, option=option)
     else:
         raise ModelError(
             f"{option}: {reference!r} is neither a folder nor a hub id such as "
@@ -91,8 +102,19 @@ def find_model(reference: str, *, option: str) -> ModelFiles:
         folder=folder,
         weights=_find_weights(folder, option),
         config=read_json(folder / _CONFIG, option=option),
-        preprocessing=read_json(folder / _PREPROCESSING, option=option),
+        preprocessing=read_json(folder / _PREPROCESSING, option=option) if sees else {},
+        tokenizer=_find_tokenizer(folder, option) if reads else (),
     )
+
+
+def _find_tokenizer(folder: Path, option: str) -> tuple[Path, ...]:
+    found = tuple(folder / name for name in sorted(_TOKENIZER) if (folder / name).is_file())
+    if not any(path.name in _VOCABULARIES for path in found):
+        raise ModelError(
+            f"{option}: {folder} holds no tokenizer; wanted one of {', '.join(_VOCABULARIES)}",
+            hint="name a folder as the hub has it, or save the tokenizer there too",
+        )
+    return found
 
 
 def model_name(path: Path) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mnerfeat.cache import content_id
-from mnerfeat.extractors.base import Prepare, Prepared
+from mnerfeat.extractors.base import Prepare, Prepared, knows_files
 from mnerfeat.extractors.images import UnreadableImageError, decode, plain_reason, read_image
 
 
@@ -46,7 +46,7 @@ def look_at(path: Path, prepares: Mapping[str, Prepare]) -> Look:
     prepared: dict[str, Prepared | str] = {}
     for name, prepare in prepares.items():
         try:
-            prepared[name] = prepare(image)
+            prepared[name] = (prepare.of(path) if knows_files(prepare) else prepare)(image)
         except UnreadableImageError as error:
             prepared[name] = str(error)
         except Exception as error:  # noqa: BLE001  (a processor may choke on any odd size)

@@ -82,33 +82,8 @@ class VisionModel:
         """
         if compute == self._compute:
             return
-        import transformers  # noqa: PLC0415
-
         self._load_processor()
-        safe = self._files.weights[0].suffix == ".safetensors"
-        try:
-            with _quiet():
-                model, told = getattr(transformers, self._auto).from_pretrained(
-                    self._files.folder,
-                    local_files_only=True,
-                    trust_remote_code=False,
-                    use_safetensors=safe,
-                    dtype="float32",
-                    output_loading_info=True,
-                )
-        except Exception as error:  # transformers raises nearly anything on a folder that is odd
-            raise self._unusable(error) from error
-        lost = [
-            *sorted(name for name in told["missing_keys"] if not name.startswith(_UNUSED_WEIGHTS)),
-            *sorted(str(entry[0]) for entry in told["mismatched_keys"]),
-        ]
-        if lost:
-            raise ModelError(
-                f"{self._option}: {self._files.folder} lacks weights of a "
-                f"{type(model).__name__}, so its numbers would be random:",
-                faults=lost,
-                hint="name a model of the right kind, or download it again",
-            )
+        model = load_whole(self._files, auto=self._auto, option=self._option)
         self._compute = compute
         self._model = model.to(compute.device).eval()
 
@@ -143,18 +118,36 @@ class VisionModel:
 
         return run_padded(np.stack([image[PIXELS] for image in batch]), size, step)
 
+    def generate(self, pixels: NDArray[Any], **options: Any) -> "torch.Tensor":
+        """What the model's `generate` writes of some images, (images, tokens), on the CPU.
+
+        Args:
+            pixels: (images, 3, height, width), from `prepare`.
+            options: Of `generate`; the likeliest token is taken at each step.
+        """
+        compute = self._compute
+        assert compute is not None, "load comes first"
+        with compute.running():
+            images = compute.put(pixels)
+            if self._split:
+                images = self._normalise(images)
+            written: torch.Tensor = self._model.generate(
+                pixel_values=images, do_sample=False, num_beams=1, **options
+            )
+        return written.cpu()
+
     def _load_processor(self) -> None:
         if self._processor is not None:
             return
         from transformers import AutoImageProcessor  # noqa: PLC0415
 
         try:
-            with _quiet():
+            with quiet():
                 self._processor = AutoImageProcessor.from_pretrained(
                     self._files.folder, local_files_only=True, trust_remote_code=False
                 )
         except Exception as error:
-            raise self._unusable(error) from error
+            raise unusable(self._files, self._option, error) from error
         self._split = self._can_be_split()
 
     def _can_be_split(self) -> bool:
@@ -184,13 +177,54 @@ class VisionModel:
         )
         return normalised
 
-    def _unusable(self, error: Exception) -> ModelError:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return ModelError(
-            f"{self._option}: {self._files.folder} cannot be loaded as a model of transformers: "
-            f"{lines[0]}",
-            hint="name another model; one that brings code of its own is not run",
+
+def load_whole(files: ModelFiles, *, auto: str, option: str) -> Any:
+    """A model of `transformers` in float32 on the CPU, with all of its weights.
+
+    Args:
+        files: Of the model.
+        auto: The name of the `transformers` class that loads it.
+        option: The option that named it, for messages.
+
+    Raises:
+        ModelError: Where the weights do not fit the model, or code of its own would have to run.
+    """
+    import transformers  # noqa: PLC0415
+
+    safe = files.weights[0].suffix == ".safetensors"
+    try:
+        with quiet():
+            model, told = getattr(transformers, auto).from_pretrained(
+                files.folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=safe,
+                dtype="float32",
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers raises nearly anything on a folder that is odd
+        raise unusable(files, option, error) from error
+    lost = [
+        *sorted(name for name in told["missing_keys"] if not name.startswith(_UNUSED_WEIGHTS)),
+        *sorted(str(entry[0]) for entry in told["mismatched_keys"]),
+    ]
+    if lost:
+        raise ModelError(
+            f"{option}: {files.folder} lacks weights of a "
+            f"{type(model).__name__}, so its numbers would be random:",
+            faults=lost,
+            hint="name a model of the right kind, or download it again",
         )
+    return model
+
+
+def unusable(files: ModelFiles, option: str, error: Exception) -> ModelError:
+    """What to raise where `transformers` cannot make something of a model's folder."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ModelError(
+        f"{option}: {files.folder} cannot be loaded as a model of transformers: {lines[0]}",
+        hint="name another model; one that brings code of its own is not run",
+    )
 
 
 def _hashable(values: Any) -> Any:
@@ -198,7 +232,7 @@ def _hashable(values: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the progress bars and reports that transformers writes while it loads."""
     from transformers.utils import logging as reports  # noqa: PLC0415
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mnerfeat import __version__
 from mnerfeat.errors import MnerfeatError
-from mnerfeat.extractors.presets import EXTRACTORS, PRESETS, make_extractor
+from mnerfeat.extractors.presets import MODELS_OF, PRESETS, Wanted, make_extractor
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "core": ("torch", "transformers", "accelerate", "h5py", "numpy", "pytorch-crf", "seqeval"),
@@ -117,12 +117,13 @@ def _weights(preset: str, text_encoders: Mapping[str, str]) -> Iterator[Finding]
     import numpy as np  # noqa: PLC0415
 
     with _offline():
-        for name in EXTRACTORS:
-            model = PRESETS[preset][name]
+        wanted = Wanted(preset=preset, dtype=np.dtype("float16"), numerics="fast")
+        for name, options in MODELS_OF.items():
+            if not set(options) <= set(PRESETS[preset]):
+                continue
+            model = " and ".join(PRESETS[preset][option] for option in options)
             try:
-                extractor = make_extractor(
-                    name, preset=preset, model=None, dtype=np.dtype("float16"), numerics="fast"
-                )
+                extractor = make_extractor(name, wanted)
             except (MnerfeatError, ImportError) as error:
                 what = error.what if isinstance(error, MnerfeatError) else str(error)
                 yield Finding(what=f"{name}: {model}", fine=False, detail=what)

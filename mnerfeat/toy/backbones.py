@@ -1,9 +1,9 @@
 """The tiny trained backbones that come with the package.
 
-Each lies in a folder of its own, in the format that its real loader reads: `vit`, `quality` and
-`text` in that of `transformers`, `clip` in that of `open_clip` (`local-dir:`). They know the toy
-world and nothing else. `tools/train_tiny_backbones.py` trains them anew; `record.json` beside
-them holds what it measured.
+Each lies in a folder of its own, in the format that its real loader reads: `vit`, `quality`,
+`grid` and `text` in that of `transformers`, `clip` in that of `open_clip` (`local-dir:`). They know
+the toy world and nothing else. `tools/train_tiny_backbones.py` trains them anew; `record.json`
+beside them holds what it measured.
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ BACKBONES = {
     "vit": "ViT whose [CLS] vector (64 numbers) shows the drawn figure, and so the entity type",
     "clip": "CLIP whose cosine is high where a post hints at the wall in an image",
     "quality": "ResNet that scores how far an image can be trusted, about 0 to 1, higher is better",
+    "grid": "ResNet whose 3 × 3 cells (64 numbers each) tell figure, wall and damage",
     "text": "BERT of 2 layers and 128 dimensions that has read toy posts",
 }
 """By name, what each is."""

@@ -38,6 +38,10 @@ preset = "tiny"
 
 [extract]
 images = "images"
+# What a captioner and a detector would tell: for --features grid,regions,tags,caption.
+captions = "captions.jsonl"
+tags = "tags.jsonl"
+regions = "regions.jsonl"
 workers = 0  # small images are decoded before a worker process has started
 
 # Models this small, on data this small, learn at higher rates than real ones.

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from mnerfeat.config import field_docs
 from mnerfeat.errors import ConfigError
 from mnerfeat.extractors.config import ExtractConfig
 from mnerfeat.extractors.device import Compute, choose_compute, is_out_of_memory, matrix_precision
-from mnerfeat.extractors.presets import EXTRACTORS, PRESETS, make_extractor
+from mnerfeat.extractors.presets import EXTRACTORS, MODELS_OF, PRESETS, Wanted, make_extractor
 from mnerfeat.extractors.summary import ExtractSummary
 
 
@@ -39,8 +40,22 @@ def test_every_option_is_explained() -> None:
     assert set(docs) == set(ExtractConfig.__dataclass_fields__)
 
 
-def test_every_preset_names_a_model_for_every_extractor() -> None:
-    assert all(set(preset) == set(EXTRACTORS) for preset in PRESETS.values())
+def test_the_base_preset_names_every_model_of_every_extractor() -> None:
+    assert set(MODELS_OF) == set(EXTRACTORS)
+    assert {option for some in MODELS_OF.values() for option in some} == set(PRESETS["base"])
+
+
+@pytest.mark.parametrize(
+    ("feature", "lacking", "option"),
+    [("caption", "captioner", "captions"), ("tags", "detector", "tags"),
+     ("regions", "detector", "regions")],
+)  # fmt: skip
+def test_what_the_tiny_preset_has_no_model_for_names_the_file_to_give(
+    feature: str, lacking: str, option: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"no {lacking}") as refused:
+        ExtractConfig(preset="tiny", features=(feature,)).extractors()
+    assert f"--{option} FILE" in str(refused.value)
 
 
 def test_the_tiny_preset_is_inside_the_package() -> None:
@@ -53,7 +68,7 @@ def test_the_tiny_preset_is_inside_the_package() -> None:
 @pytest.mark.parametrize(("name", "preset"), [("vti", "tiny"), ("vit", "small")])
 def test_unknown_extractors_and_presets_are_told(name: str, preset: str) -> None:
     with pytest.raises(ConfigError, match="choose from"):
-        make_extractor(name, preset=preset, model=None, dtype=None, numerics="fast")  # type: ignore[arg-type]
+        make_extractor(name, Wanted(preset=preset, dtype=np.dtype("float16"), numerics="fast"))
 
 
 class TestDevices:

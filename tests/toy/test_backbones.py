@@ -99,7 +99,7 @@ def test_record_belongs_to_the_weights(name):
 
 
 def test_unknown_backbone_names_the_choices():
-    with pytest.raises(ConfigError, match="choose from: vit, clip, quality, text"):
+    with pytest.raises(ConfigError, match="choose from: vit, clip, quality, grid, text"):
         backbone("vti")
 
 
@@ -109,7 +109,7 @@ def test_missing_weights_name_the_script_that_makes_them(tmp_path, monkeypatch):
         backbone("vit")
 
 
-@pytest.mark.parametrize("name", ["vit", "quality", "text"])
+@pytest.mark.parametrize("name", ["vit", "quality", "grid", "text"])
 def test_transformers_opens_the_folder_in_float32(name):
     model, info = AutoModel.from_pretrained(backbone(name), output_loading_info=True)
     assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
@@ -120,7 +120,7 @@ def test_preprocessing_of_the_folders_only_scales_an_image_of_the_worlds_size(se
     pixels, _ = draw(seen.images[0].scene)
     picture = Image.fromarray(pixels)
     wanted = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1.0
-    for name in ("vit", "quality"):
+    for name in ("vit", "quality", "grid"):
         processor = AutoImageProcessor.from_pretrained(backbone(name))
         got = processor(picture, return_tensors="pt")["pixel_values"][0]
         assert torch.allclose(got, wanted, atol=1e-6)

@@ -25,7 +25,7 @@ def out(tmp_path_factory) -> Path:
 
 
 def test_script_writes_folders_that_their_loaders_open(out):
-    for name in ("vit", "quality", "text"):
+    for name in ("vit", "quality", "grid", "text"):
         AutoModel.from_pretrained(out / name)
     open_clip.create_model(f"local-dir:{out / 'clip'}")
     assert open_clip.get_tokenizer(f"local-dir:{out / 'clip'}")(["by the red wall"]).any()
@@ -39,7 +39,7 @@ def test_script_writes_what_the_package_ships(out):
 
 def test_record_says_what_was_measured(out):
     record = json.loads((out / "record.json").read_text(encoding="utf-8"))
-    assert set(record) == {"vit", "clip", "quality", "text"}
+    assert set(record) == {"vit", "clip", "quality", "grid", "text"}
     for entry in record.values():
         assert entry["held out"]
         assert len(entry["sha256"]) == 64

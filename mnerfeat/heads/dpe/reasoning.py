@@ -111,8 +111,9 @@ class ElementGate(nn.Module):
         self, a: Float[Tensor, "batch n d_model"], b: Float[Tensor, "batch n d_model"]
     ) -> Float[Tensor, "batch n d_model"]:
         """The mixture."""
-        gate = self.layer(torch.cat([a, b], dim=2)).sigmoid()
-        return torch.lerp(b, a, gate)
+        gate: Tensor = self.layer(torch.cat([a, b], dim=2)).sigmoid()
+        # Not by torch.lerp, which takes one dtype only: under autocast there are two.
+        return b + gate * (a - b)
 
 
 class SpanReader(nn.Module):
