@@ -1,9 +1,13 @@
 """MANIQA on our inference path against pyiqa's own, with random weights.
 
 The quick tests shrink the vision transformer inside it and keep everything else, crops and
-pooling included; the slow one runs the real size.
+pooling included; the slow ones run the real size, and forty shapes of images. The environment
+variable MNERFEAT_MANIQA may name a checkpoint of pyiqa (ckpt_koniq10k.pt): the forty shapes are
+then compared with its weights at the real size, on a GPU where there is one, for on a processor
+that takes hours.
 """
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -57,7 +61,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ManiqaExtracto
 def stock_score(stock: Any, image: Image.Image) -> float:
     pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        return float(stock(pixels))
+        return float(stock(pixels.to(next(stock.parameters()).device)))
 
 
 SHAPES = [
@@ -74,6 +78,37 @@ def test_scores_are_pyiqas(small: tuple[Any, ManiqaExtractor], size: tuple[int, 
     image = picture(*size, seed=size[0])
     (score,) = extractor.extract([extractor.prepare(image)], 1)["quality"]
     assert abs(score - stock_score(stock, image)) <= 1e-5
+
+
+MIXED = [
+    (1, 1), (5, 3), (30, 900), (60, 100), (100, 60), (160, 160), (223, 223), (223, 400),
+    (224, 224), (224, 225), (225, 224), (224, 500), (500, 224), (225, 225), (226, 300),
+    (227, 227), (228, 228), (229, 231), (231, 229), (240, 320), (320, 240), (256, 256),
+    (260, 300), (300, 260), (300, 400), (333, 250), (375, 500), (400, 225), (480, 360),
+    (500, 333), (500, 375), (512, 512), (600, 240), (640, 480), (700, 228), (768, 432),
+    (800, 600), (900, 30), (1024, 300), (1200, 675),
+]  # fmt: skip
+"""Width and height: scaled up, on both sides of every step of the crop grid, long and thin."""
+
+
+@pytest.mark.slow
+def test_scores_of_forty_shapes_are_pyiqas(small: tuple[Any, ManiqaExtractor]) -> None:
+    assert len(set(MIXED)) == 40
+    stock, extractor = small
+    checkpoint = os.environ.get("MNERFEAT_MANIQA")
+    device = torch.device("cpu")
+    if checkpoint:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        stock = make_stock(timm.create_model("vit_base_patch8_224", pretrained=False))
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        stock.load_state_dict(weights.get("params", weights))
+        extractor = ManiqaExtractor(f"maniqa:{checkpoint}", numerics="fast")
+        extractor.load(Compute(device=device, half=device.type == "cuda"))
+    images = [picture(*size, seed=i) for i, size in enumerate(MIXED)]
+    scores = extractor.extract([extractor.prepare(image) for image in images], 4)["quality"]
+    wanted = [stock_score(stock.to(device), image) for image in images]
+    assert np.ptp(wanted) > 1e-4
+    assert np.abs(scores - wanted).max() <= (TOLERANCE if checkpoint else 1e-5)
 
 
 @pytest.mark.slow
