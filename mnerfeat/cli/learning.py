@@ -18,7 +18,10 @@ def register(app: typer.Typer) -> None:
 
 def train_command(
     head: Annotated[
-        str | None, typer.Option("--head", help="The system: dpe, gifr, iqcr, iterative, text.  [default: iqcr]")
+        str | None,
+        typer.Option(
+            "--head", help="The system: dpe, gifr, iqcr, iterative, text.  [default: iqcr]"
+        ),
     ] = None,
     ablation: Annotated[
         str | None, typer.Option("--ablation", help="Part of the head to leave out.")
