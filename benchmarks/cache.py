@@ -4,13 +4,16 @@
 
 takes about ten minutes and 6 GB below `--folder`, and writes its record to
 `benchmarks/results/cache.md`. All figures of a table come from one run, in which the candidates
-take turns, so that a busy moment of the machine hits all of them. `--toy` only shows that it runs.
+take turns, so that a busy moment of the machine hits all of them. `--only` runs one of the four
+parts and leaves the others in the record as they are; `--folder` keeps the files for another run.
+`--toy` only shows that it runs.
 """
 
 import argparse
 import importlib.util
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -141,10 +144,14 @@ def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(np.median(np.array(ours) / np.array(theirs)))
 
 
+def write_packed(path: Path, size: Size) -> None:
+    if not path.exists():
+        CacheWriter(path).put(images=random_rows(size.rows, size.width))
+        pack(path)
+
+
 def measure_reading(folder: Path, size: Size) -> list[str]:
-    path = folder / "features.h5"
-    CacheWriter(path).put(images=random_rows(size.rows, size.width))
-    pack(path)
+    write_packed(folder / "features.h5", size)
     generator = np.random.default_rng(2)
     missing = [
         name for name, (module, _) in READERS.items() if importlib.util.find_spec(module) is None
@@ -232,8 +239,10 @@ def target(
 
 
 def measure_size(folder: Path, size: Size) -> list[str]:
-    path = folder / "many.h5"
-    write_large(path, size.many_rows, 16)
+    path, most = folder / "many.h5", folder / "most.h5"
+    for large, rows, width in ((path, size.many_rows, 16), (most, size.most_rows, 4)):
+        if not large.exists():
+            write_large(large, rows, width)
     generator = np.random.default_rng(3)
     cache = FeatureCache(path)
     wanted = [large_name(row).decode() for row in generator.integers(0, size.many_rows, size.names)]
@@ -250,8 +259,7 @@ def measure_size(folder: Path, size: Size) -> list[str]:
     for part in range(size.parts):
         CacheWriter(path).put(images=random_rows(32, 16, seed=part + 1))
     parts = in_turns({"open": lambda: FeatureCache(path)["vit_cls"].state}, size)
-    most = folder / "most.h5"
-    write_large(most, size.most_rows, 4)
+    shutil.rmtree(path.with_name(f"{path.name}.d"))
     memory, resident = memory_of(most, size)
     seconds = {name: float(np.median(times)) * 1e3 for name, times in plain.items()}
     return [
@@ -304,7 +312,7 @@ def memory_of(path: Path, size: Size) -> tuple[float, float]:
 
 
 def measure_writing(folder: Path, size: Size) -> list[str]:
-    rounds = max(2, size.repetitions // 3)
+    rounds = max(2, size.repetitions // 2)
     rows = [random_rows(size.part_rows, size.width, seed) for seed in range(size.parts)]
     total = size.parts * size.part_rows * size.width * 2
     disk, packing, putting = [], [], []
@@ -348,7 +356,7 @@ def sequential(path: Path, total: int) -> float:
     return passed
 
 
-def measure_import(size: Size) -> list[str]:
+def measure_import(_folder: Path, size: Size) -> list[str]:
     found: dict[str, list[float]] = {"mnerfeat.cache": [], "numpy": [], "h5py": []}
     for _ in range(max(3, size.repetitions)):
         for module, times in found.items():
@@ -387,20 +395,14 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--toy", action="store_true", help="as small as can be")
     parser.add_argument("--folder", type=Path, default=None, help="where to work")
     parser.add_argument("--record", type=Path, default=RECORD)
-    parser.add_argument("--only", choices=("reading", "size", "writing", "import"), default=None)
+    parser.add_argument("--only", choices=MEASURED, default=None)
     chosen = parser.parse_args(argv)
     size = TOY if chosen.toy else Size()
-    parts: list[list[str]] = []
-    with tempfile.TemporaryDirectory(dir=chosen.folder) as made:
-        folder = Path(made)
-        if chosen.only in {None, "reading"}:
-            parts.append(measure_reading(folder, size))
-        if chosen.only in {None, "size"}:
-            parts.append(measure_size(folder, size))
-        if chosen.only in {None, "writing"}:
-            parts.append(measure_writing(folder, size))
-        if chosen.only in {None, "import"}:
-            parts.append(measure_import(size))
+    sections = {} if chosen.only is None else recorded(chosen.record)
+    with ExitStack() as stack:
+        folder = chosen.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for name in MEASURED if chosen.only is None else [chosen.only]:
+            sections[name] = "\n".join(MEASURED[name](folder, size))
     libraries = ("numpy", "h5py", "lmdb", "safetensors", "pyarrow", "datasets", "zarr")
     head = [
         "# The cache: speed",
@@ -410,10 +412,28 @@ def main(argv: Sequence[str] | None = None) -> str:
         + ", ".join(f"{name} {version(name)}" for name in libraries)
         + ".",
     ]
-    text = "\n\n".join("\n".join(lines) for lines in [head, *parts]) + "\n"
+    written = [sections[name] for name in MEASURED if name in sections]
+    text = "\n\n".join(["\n".join(head), *written]) + "\n"
     chosen.record.write_text(text)
     print(text)
     return text
+
+
+MEASURED: Mapping[str, Callable[[Path, Size], list[str]]] = {
+    "reading": measure_reading,
+    "size": measure_size,
+    "writing": measure_writing,
+    "import": measure_import,
+}
+
+
+def recorded(record: Path) -> dict[str, str]:
+    """The sections of a record."""
+    if not record.exists():
+        return {}
+    sections = [f"## {text.strip()}" for text in record.read_text().split("\n## ")[1:]]
+    starts = {"## Reading": "reading", "## Writing": "writing", "## Importing": "import"}
+    return {starts.get(" ".join(text.split(" ")[:2]), "size"): text for text in sections}
 
 
 def version(package: str) -> str:

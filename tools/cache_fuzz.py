@@ -1,6 +1,6 @@
 """Damage caches in every way we can think of, and see that reading them never ends badly.
 
-    python tools/cache_fuzz.py --seconds 600 --record benchmarks/results/cache-hostile.md
+    python tools/cache_fuzz.py --seconds 600 --record benchmarks/results/cache_hostile.md
     python tools/cache_fuzz.py --seconds 600 --libhdf5
 
 Every case must end in one of our errors or in a read; never in another exception, a crash, a hang

@@ -95,14 +95,9 @@ def _names_faults(table: SealedTable, names: SealedNames) -> Iterator[str]:
 
 def feature_faults(table: SealedTable, feature: SealedFeature) -> Iterator[tuple[int, list[str]]]:
     """What is wrong with some rows at a time, with the number of rows looked at."""
-    failed = np.flatnonzero(feature.state == FAILED)
-    if np.isin(feature.reason_row, failed).all():
-        yield 0, []
-    else:
-        yield 0, ["reasons are given for rows that did not fail"]
+    yield 0, [*needless(feature)]
     start = 0
     for sound in sound_rows(table, feature):
-        rows = slice(start, start + len(sound))
         wrong = np.flatnonzero(~sound)
         found = []
         if len(wrong):
@@ -111,11 +106,18 @@ def feature_faults(table: SealedTable, feature: SealedFeature) -> Iterator[tuple
                 f"{len(wrong)} rows do not match their checksums, are not finite, or have an "
                 f"unknown state ({', '.join(ids)}{', …' if len(wrong) > 3 else ''})"
             )
-        empty = feature.state[rows] != OK
-        if empty.any() and feature.data[rows][empty].any():
-            found.append("rows that are not OK hold data")
         yield len(sound), found
         start += len(sound)
+
+
+def needless(feature: SealedFeature) -> Iterator[str]:
+    """What a feature holds for rows that have no use for it; writing it anew leaves it out."""
+    if not np.isin(feature.reason_row, np.flatnonzero(feature.state == FAILED)).all():
+        yield "reasons are given for rows that did not fail"
+    empty = np.flatnonzero(feature.state != OK)
+    pieces = (empty[at : at + ROWS_AT_ONCE] for at in range(0, len(empty), ROWS_AT_ONCE))
+    if any(feature.data[piece].any() for piece in pieces):
+        yield "rows that are not OK hold data"
 
 
 def without_unsound(table: SealedTable, feature: SealedFeature) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mnerfeat.cache.encoding import NamesContent
 from mnerfeat.cache.packing import locked, parts_of, remove_parts
-from mnerfeat.cache.reader import FeatureCache
+from mnerfeat.cache.reader import FeatureCache, candidates
 from mnerfeat.cache.rewriting import Counted, Progress, rewrite, table_content
 from mnerfeat.cache.schema import encode_name, normalise_name, unreadable_id
 from mnerfeat.errors import CacheError, ProvenanceError
@@ -67,6 +67,9 @@ def merge(
             f"got {len(paths)} caches to merge and {len(prefixes)} folders; wanted at least one "
             "cache and a folder for each, or none at all"
         )
+    absent = [str(source) for source in paths if not candidates(source)]
+    if absent:
+        raise CacheError(f"there is no feature cache at {', '.join(absent)}")
     with locked(path):
         caches = [FeatureCache(source) for source in paths]
         _check_target(path, paths)
@@ -115,7 +118,7 @@ def _check_target(path: Path, sources: Sequence[Path]) -> None:
         raise CacheError(
             f"{path} is there already and is not one of the caches to merge",
             hint=f"name it among them to keep what it holds: `mnerfeat cache merge {path} "
-            f"{' '.join(map(str, sources))}`, or write to another file",
+            f"{' '.join(map(str, sources))} --out {path}`, or write to another file",
         )
 
 
@@ -149,7 +152,7 @@ def _check_features(caches: Sequence[FeatureCache]) -> None:
             "column:",
             faults=made,
             hint="extract the feature anew in one of the caches, or prune it there "
-            "(`mnerfeat cache prune --feature NAME`)",
+            "(`mnerfeat cache prune --features NAME`)",
         )
     if kinds:
         raise CacheError("these features differ in kind:", faults=kinds)

@@ -34,7 +34,7 @@ def no_cache(path: Path) -> CacheError:
     """The error for a cache that is not there."""
     return CacheError(
         f"there is no feature cache at {path}",
-        hint="make one with `mnerfeat extract --images DIR`, or name another with --cache",
+        hint="make one with `mnerfeat extract --images DIR`, or name the file of another",
     )
 
 

@@ -1,9 +1,10 @@
 """Keeping what is sound of a damaged cache."""
 
+import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnerfeat.cache.checking import (
+    needless,
     sound_names,
     table_faults,
     without_unsound,
@@ -36,8 +38,7 @@ from mnerfeat.cache.sealed import (
 from mnerfeat.cache.storage import TEMPORARY, fsync_folder, storage_error
 from mnerfeat.errors import CacheFormatError
 
-Progress = Callable[[str], None]
-"""Called with the name of each file that is looked at."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class RepairReport:
     repaired: bool = False
 
 
-def repair(path: str | PathLike[str], progress: Progress | None = None) -> RepairReport:
+def repair(path: str | PathLike[str]) -> RepairReport:
     """Drop every row that `verify` would complain about, and keep all others.
 
     A row that does not match its checksum, is not finite or has an unknown state is missing
@@ -73,7 +74,6 @@ def repair(path: str | PathLike[str], progress: Progress | None = None) -> Repai
 
     Args:
         path: The `.h5` file.
-        progress: Called with the name of each file that is looked at.
 
     Raises:
         CacheError: Where there is no cache at all, or a file of another version in it.
@@ -84,8 +84,7 @@ def repair(path: str | PathLike[str], progress: Progress | None = None) -> Repai
         raise no_cache(path)
     with locked(path), _Bench(path) as bench:
         for candidate in candidates(path):
-            if progress:
-                progress(str(candidate))
+            log.info("looking at %s", candidate)
             bench.take(candidate)
         return bench.finish()
 
@@ -96,7 +95,7 @@ class _Bench:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._files: list[SealedFile] = []
-        self._gone: dict[tuple[str, str], NDArray[np.bool_]] = {}
+        self._gone: dict[tuple[Path, str], NDArray[np.bool_]] = {}
         self._rows: Counter[str] = Counter()
         self._names = 0
         self._broken = False
@@ -127,7 +126,7 @@ class _Bench:
         self._broken |= bool(wrong)
         tables = {}
         for name, table in file.tables.items():
-            tables[name], self._gone[file.uuid, name] = self._table(table, f"/{name}", wrong)
+            tables[name], self._gone[file.path, name] = self._table(table, f"/{name}", wrong)
         self._files.append(replace(file, tables=tables))
 
     def _pad(self, candidate: Path) -> Path | None:
@@ -173,6 +172,7 @@ class _Bench:
         kept = np.zeros(len(table), bool)
         features = {}
         for name, feature in table.features.items():
+            self._broken |= any(True for _ in needless(feature))
             state = without_unsound(table, feature)
             told = (f"{where}/{name}/state", f"{where}/{name}/reason")
             if any(other.startswith(told) for other in wrong):
@@ -254,7 +254,7 @@ class _Bench:
         for table in cache.tables:
             rows = np.zeros(len(table), bool)
             for number, file in enumerate(table.index.holders):
-                there = np.flatnonzero(~self._gone[file.uuid, table.name])
+                there = np.flatnonzero(~self._gone[file.path, table.name])
                 rows[table.index.union.place(number, there)] = True
             keep[table.name] = rows
         for table, ids in zip((cache.texts, cache.images), cache.pairs.pair_ids, strict=True):

@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import mmap
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from mnerfeat.cache.schema import (
 )
 from mnerfeat.errors import CacheError, CacheFormatError
 
+_UUID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _LENGTH_LIMIT = 1 << 48  # of one dimension; far beyond it, products no longer fit numpy
 
 
@@ -263,14 +265,13 @@ class _Reader:
                 else "install the mnerfeat that wrote it, or a newer one",
             )
         root = self._root
-        absorbed = self._array(root, "absorbed", ("|u1",), 1)
         file = SealedFile(
             path=path,
             uuid=self._text(root, "uuid"),
             sequence=self._number(root, "sequence"),
             created_by=self._text(root, "created_by"),
             created_at=self._text(root, "created_at"),
-            absorbed=frozenset(absorbed.tobytes().decode().split("\n")) - {""},
+            absorbed=self._absorbed(root),
             tables={
                 name: self._table(self._group(root, name), name)
                 for name in TABLES
@@ -280,6 +281,14 @@ class _Reader:
         )
         self._blocks.verify()
         return file
+
+    def _absorbed(self, root: Group) -> frozenset[str]:
+        lines = self._array(root, "absorbed", ("|u1",), 1).tobytes().decode().split("\n")
+        absorbed = frozenset(lines) - {""}
+        # A pack removes the files of these names: they must not lead out of the folder.
+        if not all(_UUID.fullmatch(uuid) for uuid in absorbed):
+            raise UnfitError("/absorbed holds something else than UUIDs")
+        return absorbed
 
     def _table(self, group: Group, name: str) -> SealedTable:
         ids = self._array(group, "id", ("|u1",), 2)

@@ -1,8 +1,13 @@
 """What a cache holds, as text."""
 
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from mnerfeat.cache import CacheInfo
+from mnerfeat.cache import CacheInfo, ExportReport, MergeReport, PruneReport, RepairReport
+from mnerfeat.errors import SHOWN_FAULTS
+
+_SHOWN_NAMES = 10
 
 
 def render_info(info: CacheInfo, *, provenance: bool = False) -> str:
@@ -35,6 +40,86 @@ def render_info(info: CacheInfo, *, provenance: bool = False) -> str:
             facts = json.dumps(feature.provenance.facts, indent=4, ensure_ascii=False)
             lines += ["", f"{feature.name} was made by {facts}"]
     return "\n".join(lines)
+
+
+def render_faults(path: Path, faults: Sequence[str]) -> str:
+    """What `verify` has found in a cache that is not sound."""
+    lines = [f"{path}: {_counted(len(faults), 'fault')}"]
+    lines += [f"  {fault}" for fault in faults[:SHOWN_FAULTS]]
+    if len(faults) > SHOWN_FAULTS:
+        lines.append(f"  … and {len(faults) - SHOWN_FAULTS:,} more")
+    return "\n".join([*lines, f"next: mnerfeat cache repair {path}"])
+
+
+def render_repair(report: RepairReport) -> str:
+    """What a repair has found and done, and what to do next."""
+    if not report.repaired:
+        return f"{report.path} is sound; nothing was done"
+    lines = [f"{report.path} was repaired; what is left of it is sound"]
+    lines += [f"  {path} was cut off; what came before is kept" for path in report.truncated]
+    lines += [f"  nothing can be read of {path}" for path in report.set_aside]
+    lines += [f"  {name}: {_counted(n, 'row')} dropped" for name, n in report.rows.items()]
+    lines += [
+        f"  {_counted(n, 'row')} of {table} dropped whole" for table, n in report.lost.items()
+    ]
+    if report.names:
+        lines.append(f"  {_counted(report.names, 'name')} dropped")
+    if len(lines) > 1:
+        lines.append("next: `mnerfeat extract` with the same options makes anew what is gone")
+    return "\n".join(lines)
+
+
+def render_merge(report: MergeReport) -> str:
+    """What a merge has made, and of what."""
+    lines = [f"{path}: {_tables(rows)}" for path, rows in report.sources.items()]
+    features = ", ".join(report.features) or "no features"
+    made = f"{_tables(report.rows)}, {_counted(report.names, 'name')}; {features}"
+    return "\n".join([*lines, f"together in {report.path}: {made}"])
+
+
+def render_export(report: ExportReport) -> str:
+    """What was exported."""
+    return (
+        f"{report.path}: {report.format}, {_counted(report.rows, 'row')} of {report.table} with "
+        f"{', '.join(report.features) or 'no features'}; {size(report.bytes)}"
+    )
+
+
+def render_prune(report: PruneReport) -> str:
+    """What was removed, or would be."""
+    counts = {
+        "name": len(report.names),
+        "image": report.images,
+        "text": report.texts,
+        "pair": report.pairs,
+    }
+    gone = [_counted(count, what) for what, count in counts.items() if count]
+    gone += [f"the feature {name}" for name in report.features]
+    if not gone:
+        return f"{report.path}: there is nothing to remove"
+    done = "removed" if report.done else "would remove"
+    lines = [f"{report.path}: {done} {', '.join(gone)}; {size(report.bytes)}"]
+    lines += [f"  {name}" for name in report.names[:_SHOWN_NAMES]]
+    if len(report.names) > _SHOWN_NAMES:
+        lines.append(f"  … and {len(report.names) - _SHOWN_NAMES:,} more names")
+    if not report.done:
+        lines.append("next: the same command with --yes")
+    return "\n".join(lines)
+
+
+def render_migration(path: Path, rewritten: Sequence[Path]) -> str:
+    """Which files were brought to the present version."""
+    if not rewritten:
+        return f"{path} is of the present version; nothing was done"
+    return "\n".join(f"{file}: rewritten" for file in rewritten)
+
+
+def _tables(rows: Mapping[str, int]) -> str:
+    return ", ".join(f"{table} {count:,}" for table, count in rows.items())
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def size(count: int) -> str:

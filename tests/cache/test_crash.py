@@ -32,6 +32,11 @@ def test_killed_at_random_moments() -> None:
 
 
 @pytest.mark.parametrize("scenario", crash.SCENARIOS)
+def test_killed_at_random_moments_of_one_act(scenario: str) -> None:
+    assert 0 <= crash.kill_during(scenario, 2, seed=2) <= 2
+
+
+@pytest.mark.parametrize("scenario", crash.SCENARIOS)
 def test_killed_at_every_second_call_to_the_system(scenario: str) -> None:
     moments = ("before", "middle", "after")
     number = 1
@@ -51,13 +56,10 @@ def test_an_error_in_every_second_call_to_the_system(scenario: str) -> None:
 @pytest.mark.parametrize("reserving", [True, False])
 @pytest.mark.parametrize("scenario", crash.SCENARIOS)
 def test_files_that_may_not_grow(scenario: str, reserving: bool) -> None:
-    """Every 1,013th byte budget; the last one is enough."""
+    """Every 211th byte budget, and the last two: only the very last is enough."""
     size = crash.largest(scenario)
-    tried = [
-        crash.budget(scenario, allowed, reserving=reserving)
-        for allowed in [*range(0, size, 1013), size - 1, size + 8]
-    ]
-    assert tried == [False] * (len(tried) - 1) + [True]
+    sizes = [*range(0, size - 8, 211), size - 8, size - 1, size]
+    assert crash.budgets(scenario, sizes, reserving=reserving) == len(sizes) - 1
 
 
 @pytest.mark.parametrize("scenario", crash.SCENARIOS)

@@ -314,6 +314,22 @@ def test_rows_that_are_not_finite_are_found_by_verify(path: Path) -> None:
     assert any("/images/grid: 2 rows" in fault for fault in faults)
 
 
+@pytest.mark.parametrize("name", ["x/../../../victim", "../victim", "\0", "a b", "x" * 65])
+def test_a_cache_cannot_have_other_files_removed(path: Path, name: str) -> None:
+    """A pack removes what `/absorbed` names, so it names parts and nothing else."""
+    victim = path.with_name("victim.h5")
+    victim.touch()
+    path.with_name("features.h5.d").joinpath("part-x").mkdir(parents=True)
+
+    def edit(file: h5py.File) -> None:
+        del file["absorbed"]
+        file["absorbed"] = np.frombuffer(name.encode(), np.uint8)
+
+    with pytest.raises(CacheFormatError, match="something else than UUIDs"):
+        pack(edited(path, edit))
+    assert victim.exists()
+
+
 @pytest.mark.parametrize("make", ["pipe", "folder", "empty", "device", "loop", "text", "png"])
 def test_what_is_no_file_of_hdf5_is_refused_at_once(path: Path, make: str) -> None:
     if make == "pipe":

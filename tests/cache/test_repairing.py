@@ -116,6 +116,19 @@ def test_failures_are_tried_again_where_the_states_are_damaged(path: Path) -> No
     assert FeatureCache(path)["vit_cls"].failures == {}
 
 
+def test_rows_that_are_not_ok_hold_nothing_afterwards(path: Path) -> None:
+    """Reading gives zeros for them anyway; still `verify` complains, so `repair` must help."""
+    rows = feature([[1, 1, 1], "broken"])
+    CacheWriter(path).put(images=images({"a.jpg": b"a", "b.jpg": b"b"}, vit_cls=rows))
+    pack(path)
+    flip(path, "images/vit_cls/data", 3 * row_of(path, "b.jpg"), np.float32(4).tobytes())
+    assert any("not OK hold data" in fault for fault in verify(path))
+    assert repair(path).repaired
+    assert verify(path) == []
+    assert values(path) == {"a.jpg": 1}
+    assert list(FeatureCache(path)["vit_cls"].failures.values()) == ["broken"]
+
+
 def test_names_that_may_lead_astray_are_dropped(path: Path) -> None:
     """Nothing else would tell that a name leads to the wrong row."""
     put_numbered(path, range(10))

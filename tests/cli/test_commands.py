@@ -78,7 +78,7 @@ def test_cache_info_and_verify_show_what_is_there(program: Program) -> None:
     part.write_bytes(content)
     damaged = program("cache", "verify")
     assert damaged.code == 1
-    assert "1 faults" in damaged.err
+    assert "1 fault\n" in damaged.err
 
 
 def test_settings_show_defaults_and_docstrings(program: Program) -> None:
