@@ -587,7 +587,8 @@ def _record(lines: list[str], chosen: argparse.Namespace) -> str:
     return f"""# Caches after kills, full disks and power cuts
 
 `python tools/cache_crash.py {command}`, {time.strftime("%Y-%m-%d")}: {platform.system()}
-{platform.release()}, {os.cpu_count()} CPUs, Python {platform.python_version()}.
+{platform.release()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, in
+`{tempfile.gettempdir()}`.
 
 After every case: acknowledged rows are there and pass their checksums, every file opens with
 plain `h5py`, the next part and the next pack succeed, and then the folder holds `features.h5` and

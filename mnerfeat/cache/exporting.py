@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -149,6 +148,8 @@ def _row_bytes(feature: Feature) -> int:
 
 
 def _write_npz(selected: _Selected, target: Path) -> None:
+    import zipfile  # noqa: PLC0415  (takes as long to import as all the rest of this package)
+
     names, rows = selected.names()
     plain = {
         "id": selected.table.ids,

@@ -9,9 +9,10 @@ import numpy as np
 
 from mnerfeat.cache.checking import feature_faults, table_faults, wrong_sums
 from mnerfeat.cache.joining import join_ids
+from mnerfeat.cache.opening import open_sealed
 from mnerfeat.cache.reader import FeatureCache, candidates, no_cache
 from mnerfeat.cache.schema import FAILED, MISSING, OK, Provenance
-from mnerfeat.cache.sealed import SealedFile, open_sealed
+from mnerfeat.cache.sealed import SealedFile
 from mnerfeat.errors import CacheError
 
 Progress = Callable[[int, int], None]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnerfeat.cache.opening import refusing
 from mnerfeat.cache.schema import FAILED, ID_BYTES, MISSING, OK, Bytes, Provenance, prefixes
-from mnerfeat.cache.sealed import SealedFeature, SealedFile, SealedNames, SealedTable, refusing
+from mnerfeat.cache.sealed import SealedFeature, SealedFile, SealedNames, SealedTable
 from mnerfeat.errors import CacheFormatError
 
 Rows = NDArray[np.int64]

@@ -13,10 +13,10 @@ from mnerfeat.cache.hdf5 import Dataset, Group, read_root
 from mnerfeat.cache.hdf5_blocks import Blocks, UnfitError
 from mnerfeat.cache.layout import Array, write_sealed
 from mnerfeat.cache.mapping import map_file
+from mnerfeat.cache.opening import read_version, refusing, view
 from mnerfeat.cache.packing import locked
 from mnerfeat.cache.reader import candidates, no_cache
 from mnerfeat.cache.schema import FORMAT_VERSION
-from mnerfeat.cache.sealed import read_version, refusing, view
 from mnerfeat.errors import CacheFormatError
 
 _DEPTH_LIMIT = 8

@@ -11,8 +11,9 @@ from typing import Self
 
 from mnerfeat.cache.feature import Feature
 from mnerfeat.cache.joining import Rows
+from mnerfeat.cache.opening import open_sealed
 from mnerfeat.cache.schema import TABLES, encode_name, text_id
-from mnerfeat.cache.sealed import SealedFile, open_sealed
+from mnerfeat.cache.sealed import SealedFile
 from mnerfeat.cache.table import Table
 from mnerfeat.errors import CacheError, CacheLookupError
 

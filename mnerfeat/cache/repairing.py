@@ -23,18 +23,12 @@ from mnerfeat.cache.checking import (
 )
 from mnerfeat.cache.encoding import NamesContent
 from mnerfeat.cache.hdf5 import intended_size
+from mnerfeat.cache.opening import open_sealed, read_version
 from mnerfeat.cache.packing import locked, seal
 from mnerfeat.cache.reader import FeatureCache, candidates, no_cache
 from mnerfeat.cache.rewriting import Selection
 from mnerfeat.cache.schema import FAILED, FORMAT_VERSION, MISSING, OK
-from mnerfeat.cache.sealed import (
-    SealedFile,
-    SealedNames,
-    SealedTable,
-    TextColumn,
-    open_sealed,
-    read_version,
-)
+from mnerfeat.cache.sealed import SealedFile, SealedNames, SealedTable, TextColumn
 from mnerfeat.cache.storage import TEMPORARY, fsync_folder, storage_error
 from mnerfeat.errors import CacheFormatError
 
