@@ -32,6 +32,9 @@ Output = Callable[[Any], "torch.Tensor"]
 class ProcessorPrepare:
     """An image through the model's own processor.
 
+    Where all that is left to it is resizing, its resizing is called without it, which gives the
+    same bytes in a third of the time.
+
     Args:
         processor: Of `transformers`.
         split: Leave rescaling and normalising to the device.
@@ -40,9 +43,12 @@ class ProcessorPrepare:
     def __init__(self, processor: Any, *, split: bool) -> None:
         self._processor = processor
         self._split = split
+        self._resizing = _only_resizes(processor) if split else None
 
     def __call__(self, image: Image.Image) -> Prepared:
         """`pixels`: (3, height, width), uint8 where split, float32 otherwise."""
+        if self._resizing:
+            return {PIXELS: _resize(image, *self._resizing)}
         later = {"do_rescale": False, "do_normalize": False} if self._split else {}
         pixels = self._processor(image, return_tensors="np", **later)["pixel_values"][0]
         return {PIXELS: np.asarray(pixels)}
@@ -225,6 +231,37 @@ def unusable(files: ModelFiles, option: str, error: Exception) -> ModelError:
         f"{option}: {files.folder} cannot be loaded as a model of transformers: {lines[0]}",
         hint="name another model; one that brings code of its own is not run",
     )
+
+
+def _only_resizes(processor: Any) -> tuple[int, int, str] | None:
+    """Height, width and filter, where a processor that is split does nothing but resize.
+
+    That it is so is tried out, on images that grow and shrink, bit by bit.
+    """
+    size, resample = getattr(processor, "size", None), getattr(processor, "resample", None)
+    height, width = getattr(size, "height", None), getattr(size, "width", None)
+    if not height or not width or resample not in {2, 3}:
+        return None
+    found = (int(height), int(width), "bilinear" if resample == 2 else "bicubic")
+    random = np.random.default_rng(0)
+    for shape in ((9, 13, 3), (61, 97, 3), (int(height), 40, 3), (520, 300, 3)):
+        image = Image.fromarray(random.integers(0, 256, shape, np.uint8))
+        whole = processor(image, return_tensors="np", do_rescale=False, do_normalize=False)
+        if not np.array_equal(whole["pixel_values"][0], _resize(image, *found)):
+            return None
+    return found
+
+
+def _resize(image: Image.Image, height: int, width: int, mode: str) -> NDArray[np.uint8]:
+    """As processors of `transformers` do it: by torchvision, in bytes, (3, height, width)."""
+    import torch  # noqa: PLC0415
+    from torchvision.transforms.v2 import functional  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    way = functional.InterpolationMode(mode)
+    resized = functional.resize(pixels, [height, width], interpolation=way, antialias=True)
+    array: NDArray[np.uint8] = np.ascontiguousarray(resized.numpy())
+    return array
 
 
 def _hashable(values: Any) -> Any:

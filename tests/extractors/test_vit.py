@@ -168,3 +168,22 @@ class TestRefused:
         with pytest.raises(ModelError, match="cannot be loaded"):
             vit(folder, cpu)
         assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("resample", [2, 3])
+@pytest.mark.parametrize("side", [(32, 32), (24, 40)])
+def test_resizing_without_the_processor_gives_its_bytes(
+    side: tuple[int, int], resample: int
+) -> None:
+    processor = ViTImageProcessor(size={"height": side[0], "width": side[1]}, resample=resample)
+    prepare = ProcessorPrepare(processor, split=True)
+    assert prepare._resizing is not None
+    for i, size in enumerate([(1, 1), (7, 90), (500, 375), (31, 33)]):
+        image = picture(*size, seed=i)
+        wanted = processor(image, return_tensors="np", do_rescale=False, do_normalize=False)
+        assert np.array_equal(prepare(image)["pixels"], wanted["pixel_values"][0])
+
+
+def test_a_processor_that_crops_is_called_itself() -> None:
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    assert ProcessorPrepare(processor, split=True)._resizing is None
