@@ -387,7 +387,9 @@ def machine() -> str:
         models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = models[0].partition(":")[2].strip() if models else cpu
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{os.cpu_count()} × {cpu}, {memory:.0f} GB, {platform.system()} {platform.release()}"
+    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
+    system = f"{platform.system()} {platform.release()}"
+    return f"{os.cpu_count()} × {cpu}, {memory:.0f} GB, {system}, {load}"
 
 
 def main(argv: Sequence[str] | None = None) -> str:

@@ -30,7 +30,7 @@ FAILED: Final = 2
 """A row's state in a feature: never tried, there, or tried and impossible (with a reason)."""
 
 FEATURE_DTYPES: Final = tuple(
-    np.dtype(code) for code in ("<f2", "<f4", "<i4", "<i8", "|u1", "|i1", "<u2", "<u4")
+    np.dtype(code) for code in ("<f2", "<f4", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4")
 )
 
 DIMENSIONS_LIMIT: Final = 8

@@ -1,17 +1,22 @@
 """The specification is enough: caches written and read with nothing but plain `h5py`."""
+# What is here follows `docs/cache-format.md` alone: it shares no code with the package.
 
 import hashlib
 import json
 import time
 import zlib
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mnerfeat.cache import FeatureCache, pack, repair, verify
-from tests.cache.builders import put_numbered
+from mnerfeat.cache import CacheWriter, FeatureCache, Provenance, pack, repair, verify
+from tests.cache.builders import feature, images, put_numbered
 
 FEATURES = [f"feature_{number}" for number in range(20)]
 
@@ -105,3 +110,115 @@ def test_our_caches_can_be_read_with_nothing_but_the_book(tmp_path: Path) -> Non
         offset = feature["data"].id.get_offset()
     mapped = np.memmap(path, "<f4", "r", offset, (50, 3))
     assert mapped[row].tolist() == [7, 7, 7]
+
+
+def read_by_the_book(path: Path) -> dict[str, object]:
+    """The section "Several files as one cache", followed sentence by sentence."""
+    listed = sorted(path.with_name(f"{path.name}.d").glob("part-*.h5"))
+    with ExitStack() as stack:
+        files = []
+        absorbed: set[str] = set()
+        if path.exists():
+            files.append(stack.enter_context(h5py.File(path)))
+            absorbed = set(files[0]["absorbed"][:].tobytes().decode().split("\n"))
+        parts = [
+            stack.enter_context(h5py.File(part))
+            for part in listed
+            if part.stem.removeprefix("part-") not in absorbed
+        ]
+        files += sorted(parts, key=lambda part: (part.attrs["sequence"], part.attrs["uuid"]))
+        names: dict[str, bytes] = {}
+        sizes: dict[bytes, list[int]] = {}
+        for file in files:
+            table = file["images"]
+            ids = [id_.tobytes() for id_ in table["id"][:]]
+            called = zip(table["path/row"][:], texts(table["path"]), strict=True)
+            names |= {name: ids[row] for row, name in called}
+            known = zip(ids, table["size"][:], strict=True)
+            sizes |= {id_: size.tolist() for id_, size in known if size.any()}
+        features = {name for file in files for name in file["images"]}
+        return {
+            "ids": sorted({id_.tobytes() for file in files for id_ in file["images/id"][:]}),
+            "names": names,
+            "sizes": sizes,
+            **{n: feature_of(files, n) for n in features - {"id", "prefix", "size", "path"}},
+        }
+
+
+def texts(group: h5py.Group) -> list[str]:
+    data, offset = group["bytes"][:].tobytes(), group["offset"][:]
+    return [data[start:end].decode() for start, end in pairwise(offset)]
+
+
+def feature_of(files: list[h5py.File], name: str) -> tuple[str, dict[bytes, tuple[int, object]]]:
+    """The provenance that counts, and under it each row that was tried: its state and content."""
+    groups = [(file, file[f"images/{name}"]) for file in files if name in file["images"]]
+    _, newest = max(groups, key=lambda g: (g[1].attrs["generation"], g[0].attrs["sequence"]))
+    made_by = newest.attrs["provenance"]
+    rank = {1: 2, 2: 1, 0: 0}  # ok before failed before missing
+    rows: dict[bytes, tuple[int, object]] = {}
+    for file, group in groups:
+        if group.attrs["provenance"] != made_by:
+            continue
+        reasons = dict(zip(group["reason/row"][:].tolist(), texts(group["reason"]), strict=True))
+        for row, state in enumerate(group["state"][:].tolist()):
+            id_ = file["images/id"][row].tobytes()
+            if state and rank[state] >= rank[rows.get(id_, (0, None))[0]]:
+                rows[id_] = state, group["data"][row].tolist() if state == 1 else reasons[row]
+    return made_by, rows
+
+
+def read_by_the_package(path: Path) -> dict[str, object]:
+    cache = FeatureCache(path)
+    ids = [id_.tobytes() for id_ in cache.images.ids]
+    read: dict[str, object] = {
+        "ids": ids,
+        "names": {name: ids[row] for name, row in cache.images.names()},
+        "sizes": {ids[i]: s.tolist() for i, s in enumerate(cache.images.sizes) if s.any()},
+    }
+    for name in cache.features:
+        column = cache[name]
+        data, fine = column.read(slice(None))
+        rows: dict[bytes, tuple[int, object]] = {
+            ids[row]: (1, data[row].tolist()) for row in np.flatnonzero(fine)
+        }
+        rows |= {ids[row]: (2, reason) for row, reason in column.failures.items()}
+        read[name] = column.provenance.json, rows
+    return read
+
+
+@settings(max_examples=25)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.just("pack"),
+            st.tuples(
+                st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True),
+                st.sampled_from(["vit_cls", "clip_image"]),
+                st.integers(0, 2),  # which provenance
+                st.booleans(),  # whether the rows failed
+                st.sampled_from(["", "other/"]),
+            ),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_any_number_of_files_is_read_as_the_book_says(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[object]
+) -> None:
+    path = tmp_path_factory.mktemp("book") / "features.h5"
+    for number, step in enumerate(steps):
+        if isinstance(step, tuple):
+            contents, name, version, failing, folder = step
+            values = [f"broken {number}" if failing else [number, c, 0] for c in contents]
+            # A name that leads elsewhere than before, now and then.
+            called = {f"{folder}{c % 4}-{c // (number + 1)}.jpg": bytes([c]) for c in contents}
+            unique = dict(zip(called.values(), called, strict=True))
+            rows = feature(values[: len(unique)], Provenance({"version": version}))
+            put = images({name_: content for content, name_ in unique.items()}, **{name: rows})
+            CacheWriter(path).put(images=put)
+        elif FeatureCache(path, missing_ok=True).files:
+            pack(path)
+        if FeatureCache(path, missing_ok=True).files:
+            assert read_by_the_package(path) == read_by_the_book(path)
