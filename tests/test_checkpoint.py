@@ -162,9 +162,9 @@ def test_an_unreadable_run_does_not_hide_the_others(tmp_path, caplog):
 
 def test_a_head_or_option_of_another_version_is_named(trained):
     run, _ = trained
-    for changes in ({"head": "gifr"}, {"head_options": {"depth": 3}}):
+    for changes in ({"head": "gfir"}, {"head": "iqcr", "head_options": {"depth": 3}}):
         edit(run, **changes)
-        with pytest.raises(RunError, match=r"gifr|depth"):
+        with pytest.raises(RunError, match=r"gfir|depth"):
             Run.open(run.folder).load_tagger()
 
 

@@ -16,6 +16,20 @@ from mnerfeat.training import TrainingConfig, TrainingData
 # Several threads on models this small wait for each other, up to 25 times longer on a busy machine.
 torch.set_num_threads(1)
 
+SIZES = {
+    "vit_cls": 6,
+    "quality": 1,
+    "relevance": 1,
+    "ranked_relevance": 1,
+    "grid": 6,
+    "regions_grid": 6,
+    "regions_count": 1,
+    "caption_states": 8,
+    "caption_length": 1,
+    "tags_states": 8,
+    "tags_length": 1,
+}
+"""Of the vectors of each column of `table`."""
 FILLER = ["went", "to", "see", "the", "with", "today", "again", "near", "great", "!"]
 CLUES = {"PER": "mr", "LOC": "in", "ORG": "at", "MISC": "watch"}
 NAMES = [first + last for first in ("zor", "mik", "tal", "ben") for last in ("ba", "lo", "nu")]
@@ -80,9 +94,28 @@ def table(some: list[Post], seed: int) -> VisionTable:
             relevance[number, slot] = 0.3 if slot == 0 else 0.2
     return VisionTable(
         rows,
-        {"vit_cls": torch.stack(vectors), "quality": torch.tensor(quality)},
-        {"relevance": relevance},
+        {
+            "vit_cls": torch.stack(vectors),
+            "quality": torch.tensor(quality),
+            **several_vectors(len(vectors), generator),
+        },
+        {"relevance": relevance, "ranked_relevance": relevance},
     )
+
+
+def several_vectors(images: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Columns that hold several vectors an image, with no meaning; and how many are real."""
+    shapes = {
+        "grid": (2, 2),
+        "regions_grid": (3, 2, 2),
+        "caption_states": (4,),
+        "tags_states": (3,),
+    }
+    counts = {"regions_count": 3.0, "caption_length": 2.0, "tags_length": 3.0}
+    return {
+        name: torch.randn(images, *shape, SIZES[name], generator=generator)
+        for name, shape in shapes.items()
+    } | {name: torch.full((images,), count) for name, count in counts.items()}
 
 
 def data(*, clue: bool, count: int = 48, images: bool = True) -> TrainingData:
