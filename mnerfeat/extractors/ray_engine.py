@@ -132,8 +132,9 @@ class RayEngine(Engine):
             fleet.recruit()
             while (actor := fleet.freest()) and (bundle := work.take(actor.images)):
                 jobs = [Job(path=folder / j.name, extractors=j.extractors) for j in bundle.jobs]
+                nearby = decoder.options(scheduling_strategy=_near(actor.node))
                 decoded = [
-                    decoder.remote(decoding, jobs[start : start + IMAGES_A_TASK])
+                    nearby.remote(decoding, jobs[start : start + IMAGES_A_TASK])
                     for start in range(0, len(jobs), IMAGES_A_TASK)
                 ]
                 ids = [job.id for job in bundle.jobs]
@@ -362,6 +363,13 @@ class _Fleet:
         if time.monotonic() - self._since > _PATIENCE_SECONDS:
             self._since = time.monotonic()
             logger.warning("%s; waiting for one", what)
+
+
+def _near(node: str) -> Any:
+    """On that node while one of its cores is free, or else on another: pixels are heavy."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
+
+    return NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
 
 
 def alive(ray: Any) -> list[Mapping[str, Any]]:
