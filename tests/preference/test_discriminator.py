@@ -53,7 +53,7 @@ def test_agrees_with_a_plain_transcription(options):
 @given(values=st.lists(st.tuples(st.floats(-40, 40), st.floats(-40, 40)), min_size=1, max_size=6))
 def test_the_loss_is_equation_1(values):
     wanted = -sum(math.log(1 / (1 + math.exp(b - a))) for a, b in values) / len(values)
-    better, worse = (torch.tensor(one).double() for one in zip(*values, strict=True))
+    better, worse = (torch.tensor(one, dtype=torch.double) for one in zip(*values, strict=True))
     assert ranking_loss(better, worse).item() == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
