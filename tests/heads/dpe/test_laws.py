@@ -9,7 +9,7 @@ from mnerfeat.heads.dpe import DpeConfig, IterativeConfig
 from mnerfeat.heads.dpe.dpe import Ablation
 from tests.heads.contract import SIZES, HeadContract, draw
 
-SMALL = {"spans": 24, "dropout": 0.0, "threshold": 1.0}
+SMALL: dict[str, Any] = {"spans": 8, "steps": 2, "dropout": 0.0, "threshold": 1.0}
 
 
 class TestIterative(HeadContract):

@@ -1,0 +1,179 @@
+"""The reasoning networks against the paper's equations, written out for one post."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from mnerfeat.heads.base import Head, Images, Words
+from mnerfeat.heads.dpe import DpeConfig, IterativeConfig
+from mnerfeat.heads.dpe.attention import Attention, Blocks, BottleneckTransformer
+from mnerfeat.heads.dpe.reasoning import Moment
+from mnerfeat.heads.dpe.spans import Spans
+from tests.heads.contract import IMAGES, SIZES, WORDS, Batch, draw
+from tests.heads.dpe import transcribed
+
+SPANS = [(0, 2), (1, 1), (0, 0), (1, 1), (0, 2), (2, 3)]
+"""Of a post, with repetitions."""
+
+BLOCKS = Blocks(
+    d_model=8, attention_size=6, attention_heads=2, feed_forward=5, bottlenecks=3, dropout=0.0
+)
+
+
+def shaken(head: Any) -> Any:
+    """With weights that leave nothing near zero."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.mul_(1.5).add_(torch.randn_like(parameter), alpha=0.1)
+    return head.eval()
+
+
+def built(config: Any) -> Head:
+    return shaken(config.build(SIZES))
+
+
+def reason(head: Any, batch: Batch, time: int, spans: list[tuple[int, int]]) -> Any:
+    """What the network makes of the same spans in every post, cut to its words."""
+    words, images, _ = batch
+    last = words.mask.sum(1, keepdim=True) - 1
+    bounds = torch.tensor([spans] * len(words.mask))
+    found = Spans.of(bounds[..., 0].minimum(last), bounds[..., 1].minimum(last))
+    times = torch.full((len(words.mask),), time)
+    moment = Moment(time=times, share=head.diffusion.signal_share(times))
+    reasoner = head.reasoner
+    with torch.no_grad():
+        reasoned = reasoner(reasoner.look(words, images), found, moment, pairs=True)
+    index = found.place.unsqueeze(2).expand(-1, -1, reasoned.spans.shape[2])
+    return reasoned, reasoned.spans.gather(1, index)
+
+
+def of_post(post: int) -> list[tuple[int, int]]:
+    last = WORDS[post] - 1
+    return [(min(left, last), min(right, last)) for left, right in SPANS]
+
+
+def tokens(head: Any, batch: Batch, post: int) -> dict[tuple[str, str], torch.Tensor]:
+    """The real tokens of all of a post's images, projected, by granularity and gap."""
+    columns = batch[1].columns
+    found = {}
+    for grain, gap, name, length in (
+        ("coarse", "image", "grid", None),
+        ("coarse", "text", "caption_states", "caption_length"),
+        ("fine", "image", "regions_grid", "regions_count"),
+        ("fine", "text", "tags_states", "tags_length"),
+    ):
+        rows = []
+        for image in range(IMAGES[post]):
+            vectors = columns[name][post, image]
+            if length:
+                vectors = vectors[: int(columns[length][post, image])]
+            rows.append(vectors.reshape(-1, vectors.shape[-1]))
+        layer = head.reasoner.representations[f"{grain}_{gap}"].projection
+        found[grain, gap] = transcribed.linear(layer, torch.cat(rows))
+    return found
+
+
+@pytest.mark.parametrize("time", [3, 700])
+@pytest.mark.parametrize("post", [0, 2, 4])
+def test_dpe_is_the_papers_equations(post: int, time: int) -> None:
+    config = DpeConfig(spans=24, dropout=0.0, attention_size=8, attention_heads=2, feed_forward=6)
+    head, batch = built(config), draw(config)
+    columns = batch[1].columns
+    # Means over no tokens are the head's own affair; here there is something of each kind.
+    for name in ("caption_length", "tags_length", "regions_count"):
+        columns[name] = columns[name].clamp(min=1) * batch[1].mask
+    _, got = reason(head, batch, time, SPANS)
+    words = batch[0].states[post, : WORDS[post]]
+    with torch.no_grad():
+        spans, embedded = transcribed.span_states(head.reasoner.reader, words, of_post(post), time)
+        texts = {"token": words, "sentence": batch[0].sentence[post : post + 1], "span": spans}
+        share = float(head.diffusion.alpha_bar[time].sqrt())
+        wanted = transcribed.fuse(head.reasoner, texts, tokens(head, batch, post), embedded, share)
+    torch.testing.assert_close(got[post], wanted, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("post", [0, 1, 2])
+def test_bert_iterative_is_the_equations_without_images(post: int) -> None:
+    config = IterativeConfig(spans=24, dropout=0.0, attention_size=8, attention_heads=2)
+    head, batch = built(config), draw(config)
+    _, got = reason(head, batch, 500, SPANS)
+    words = batch[0].states[post, : WORDS[post]]
+    with torch.no_grad():
+        reasoner = head.reasoner
+        spans, embedded = transcribed.span_states(reasoner.reader, words, of_post(post), 500)
+        fused = {"token": words, "sentence": batch[0].sentence[post : post + 1], "span": spans}
+        wanted = transcribed.top(reasoner.top, reasoner.reader.aggregator, fused, embedded)
+    torch.testing.assert_close(got[post], wanted, rtol=2e-3, atol=2e-4)
+
+
+def test_relevance_of_all_pairs_is_that_of_each_text_with_each_images() -> None:
+    config = DpeConfig(spans=24, dropout=0.0)
+    head, batch = built(config), draw(config)
+    for name in ("caption_length", "tags_length", "regions_count"):
+        batch[1].columns[name] = batch[1].columns[name].clamp(min=1) * batch[1].mask
+    reasoned, _ = reason(head, batch, 500, SPANS)
+    for level in ("token", "sentence", "span"):
+        for a in (0, 2, 3):
+            words = batch[0].states[a, : WORDS[a]]
+            with torch.no_grad():
+                x = {
+                    "token": words,
+                    "sentence": batch[0].sentence[a : a + 1],
+                    "span": transcribed.span_states(head.reasoner.reader, words, of_post(a), 500)[
+                        0
+                    ],
+                }[level]
+                for b in (0, 2, 4):
+                    y = tokens(head, batch, b)
+                    each = [
+                        transcribed.relevance(
+                            head.reasoner.bottom[f"{level}_{grain}"].gate,
+                            x,
+                            y[grain, "image"],
+                            y[grain, "text"],
+                        )
+                        for grain in ("coarse", "fine")
+                    ]
+                    wanted = sum(each) / 2
+                    assert float(reasoned.pairs[level][a, b]) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_attention_to_counted_keys_is_attention_to_repeated_keys() -> None:
+    layer = shaken(Attention(BLOCKS))
+    x, memory = torch.randn(2, 3, 8), torch.randn(2, 4, 8)
+    count = torch.tensor([[2.0, 0.0, 1.0, 3.0], [0.0, 1.0, 0.0, 0.0]])
+    got = layer(x, memory, count)
+    for post in range(2):
+        times = count[post].long()
+        wanted = transcribed.attention(layer, x[post], memory[post].repeat_interleave(times, dim=0))
+        torch.testing.assert_close(got[post], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_bottleneck_transformer_sees_the_weighted_tokens_and_tells_where_it_looks() -> None:
+    layer = shaken(BottleneckTransformer(BLOCKS))
+    text, image, weight = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.rand(2, 5)
+    mask = torch.tensor([[True, True, False, True, True], [False] * 5])
+    got, attention = layer(text, torch.ones(2, 3), layer.look(image, mask), weight)
+    for post in range(2):
+        seen = (weight[post, :, None] * image[post])[mask[post]]
+        wanted = transcribed.bottleneck_transformer(layer, text[post], seen)
+        torch.testing.assert_close(got[post], wanted, rtol=1e-4, atol=1e-5)
+    assert (attention[~mask] == 0).all()
+    assert (attention[0][mask[0]] > 0).all()
+    assert float(attention[0].sum()) < 1
+
+
+def test_images_that_stand_apart_are_one_sequence_of_tokens() -> None:
+    """A post with two images sees the tokens of both; their order says nothing."""
+    config = DpeConfig(spans=24, dropout=0.0)
+    head, batch = built(config), draw(config)
+    words, images, _ = batch
+    turned = Images(
+        mask=images.mask.flip(1), columns={k: v.flip(1) for k, v in images.columns.items()}
+    )
+    _, got = reason(head, (words, turned, batch[2]), 300, SPANS)
+    _, wanted = reason(head, batch, 300, SPANS)
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
+    assert isinstance(words, Words)

@@ -1,0 +1,89 @@
+"""Eqs. 4 and 17 to 19 against plain loops over posts and pairs of posts."""
+
+import math
+
+import pytest
+import torch
+
+from mnerfeat.heads.dpe.relevance import Alignment, Halves, RelevanceGate, contrast, masked_mean
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def test_the_gate_is_two_layers_on_text_and_images_side_by_side():
+    torch.manual_seed(0)
+    gate = RelevanceGate(4, images=2, hidden=6)
+    text, images = torch.randn(5, 4), torch.randn(5, 8)
+    halves = Halves(text=gate.text(text), image=gate.image(images))
+    # [x; y; y_text] through one matrix, which is the two that the gate holds, side by side.
+    first = torch.cat([gate.text.weight, gate.image.weight], dim=1)
+    own, pairs = gate(halves).detach(), gate.pairs(halves).detach()
+    gate.requires_grad_(False)
+    first = first.detach()
+    for a in range(5):
+        for b in range(5):
+            together = torch.cat([text[a], images[b]])
+            hidden = [
+                max(0.0, float(first[unit] @ together + gate.text.bias[unit])) for unit in range(6)
+            ]
+            score = sum(
+                float(w) * h for w, h in zip(gate.score.weight[0], hidden, strict=True)
+            ) + float(gate.score.bias)
+            assert float(pairs[a, b]) == pytest.approx(sigmoid(score), abs=1e-5)
+        assert float(own[a]) == pytest.approx(float(pairs[a, a]), abs=1e-6)
+
+
+def test_a_text_can_rank_images_otherwise_than_another_text():
+    """With one linear layer it could not: the text would add the same to every image's score."""
+    torch.manual_seed(0)
+    gate = RelevanceGate(8, images=1, hidden=16)
+    halves = Halves(text=gate.text(torch.randn(9, 8)), image=gate.image(2 * torch.randn(9, 8)))
+    assert len({tuple(row) for row in gate.pairs(halves).argsort(dim=1).tolist()}) > 1
+
+
+def looped(pairs, with_images, temperature, share):
+    chosen = [a for a, there in enumerate(with_images) if there]
+    total = 0.0
+    for a in chosen:
+        own = math.exp(pairs[a][a] / temperature)
+        texts = sum(math.exp(pairs[a][b] / temperature) for b in chosen)
+        images = sum(math.exp(pairs[b][a] / temperature) for b in chosen)
+        total += share * -math.log(own / texts) + (1 - share) * -math.log(own / images)
+    return total / max(1, len(chosen))
+
+
+@pytest.mark.parametrize("with_images", [[True] * 4, [True, False, True, False], [False] * 4])
+@pytest.mark.parametrize(("temperature", "share"), [(0.1, 0.5), (1.0, 0.2)])
+def test_the_loss_is_its_equations_over_the_posts_with_images(with_images, temperature, share):
+    torch.manual_seed(0)
+    pairs = torch.rand(4, 4, requires_grad=True)
+    loss = contrast(pairs, torch.tensor(with_images), temperature=temperature, text_share=share)
+    wanted = looped(pairs.detach().tolist(), with_images, temperature, share)
+    assert loss.item() == pytest.approx(wanted, abs=1e-5)
+    loss.backward()
+    assert pairs.grad.isfinite().all()
+    outside = ~torch.tensor(with_images)
+    assert not pairs.grad[outside].any()
+    assert not pairs.grad[:, outside].any()
+
+
+def test_only_the_texts_that_take_part_count():
+    pairs = {name: torch.rand(3, 3) for name in ("token", "sentence", "span")}
+    images = torch.ones(3, dtype=torch.bool)
+
+    def loss(*texts: str) -> float:
+        return float(Alignment(texts=texts, temperature=0.1, text_share=0.5).loss(pairs, images))
+
+    one_by_one = [loss(name) for name in pairs]
+    assert loss("token", "sentence", "span") == pytest.approx(sum(one_by_one), abs=1e-5)
+    assert loss("token", "span") == pytest.approx(one_by_one[0] + one_by_one[2], abs=1e-5)
+
+
+def test_a_mean_counts_a_vector_as_often_as_it_occurs():
+    x = torch.randn(2, 3, 4)
+    count = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    got = masked_mean(x, count)
+    torch.testing.assert_close(got[0], (2 * x[0, 0] + x[0, 2]) / 3)
+    assert not got[1].any()
