@@ -121,7 +121,8 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
                 rows.append(compare(name, some, stock_maniqa, weights, chosen))
         if "again" in chosen.only:
             again = second_run(chosen, work)
-        text = record(chosen, rows, (again or "not measured.", start_up(chosen)), peak(chosen))
+        limit = peak(chosen) if rows else 0.0
+        text = record(chosen, rows, (again or "not measured.", start_up(chosen)), limit)
     print(text)
     kind = "gpu" if chosen.device.startswith("cuda") else "cpu"
     path = chosen.record or RESULTS / f"extract_{kind}.md"
