@@ -64,7 +64,10 @@ def read_version(path: Path) -> int:
     """
     data, inode = map_file(path)
     with refusing(path):
-        return _Reader(data, (path, inode)).version()
+        reader = _Reader(data, (path, inode))
+        version = reader.version()
+        reader.verify()
+        return version
 
 
 @contextlib.contextmanager
@@ -126,14 +129,13 @@ class _Reader:
     def version(self) -> int:
         if self._root.attribute("format") != FORMAT:
             raise UnfitError(f"its attribute `format` is not {FORMAT!r}")
-        version = self._number(self._root, "format_version")
-        self._blocks.verify()
-        return version
+        return self._number(self._root, "format_version")
 
     def file(self) -> SealedFile:
         path = self._place[0]
         version = self.version()
         if version != FORMAT_VERSION:
+            self.verify()
             raise UnfitError(
                 f"it has format version {version}, this program reads {FORMAT_VERSION}",
                 f"`mnerfeat cache migrate {path}` rewrites it"
@@ -155,8 +157,11 @@ class _Reader:
             },
             datasets=self._datasets,
         )
-        self._blocks.verify()
+        self.verify()
         return file
+
+    def verify(self) -> None:
+        self._blocks.verify()
 
     def _absorbed(self, root: Group) -> frozenset[str]:
         lines = self._array(root, "absorbed", ("|u1",), 1).tobytes().decode().split("\n")
