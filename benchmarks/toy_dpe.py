@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
     torch.set_num_threads(chosen.threads)
     training = TrainingConfig(
         epochs=chosen.epochs,
-        batch_size=32,
+        batch_size=16,
         encoder_lr=5e-4,
         fusion_lr=chosen.fusion_lr,
         patience=0,
