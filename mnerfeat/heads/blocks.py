@@ -1,8 +1,9 @@
 """The transformer block that several heads are made of."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class TransformerBlock(nn.Module):
@@ -23,6 +24,7 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, d_model: int, *, attention_heads: int, dropout: float) -> None:
         super().__init__()
+        # It holds the parameters; what it computes is computed here, on real rows alone.
         self.attention = nn.MultiheadAttention(
             d_model, attention_heads, dropout=dropout, batch_first=True
         )
@@ -40,13 +42,82 @@ class TransformerBlock(nn.Module):
         x: Float[Tensor, "batch queries d_model"],
         memory: Float[Tensor, "batch keys d_model"],
         mask: Bool[Tensor, "batch keys"],
+        rows: Int[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, "batch queries d_model"]:
-        """Attend from `x` to the part of `memory` where `mask` is True."""
-        some = mask.any(dim=1)  # (batch,)
+        """Attend from `x` to the part of `memory` where `mask` is True.
+
+        Args:
+            x: The queries.
+            memory: What they attend to.
+            mask: Which of it is there.
+            rows: Of `x` as (batch · queries, d_model), those that are needed (`real_rows`); the
+                others come back as zero. None for all.
+        """
+        batch, queries, d_model = x.shape
+        some = mask.any(dim=1, keepdim=True)
         # A softmax over nothing is NaN, so empty rows attend to all and the result is dropped.
-        hidden = ~(mask | ~some.unsqueeze(1))
-        attended, _ = self.attention(x, memory, memory, key_padding_mask=hidden, need_weights=False)
-        attended = torch.where(some[:, None, None], attended, 0.0)
-        x = self.norms[0](x + self.dropout(attended))
-        out: Tensor = self.norms[1](x + self.dropout(self.feed_forward(x)))
+        seen = mask | ~some
+        flat = x.flatten(0, 1)
+        if rows is not None:
+            flat = flat[rows]  # (rows, d_model), from here on
+            some = some.expand(batch, queries).flatten()[rows]
+        else:
+            some = some.expand(batch, queries).flatten()
+        attended = self._attend(flat, None if memory is x else memory, seen, rows, queries)
+        attended = torch.where(some[:, None], attended, 0.0)
+        flat = self.norms[0](flat + self.dropout(attended))
+        flat = self.norms[1](flat + self.dropout(self.feed_forward(flat)))
+        return spread(flat, rows, batch * queries).view(batch, queries, d_model)
+
+    def _attend(
+        self,
+        flat: Float[Tensor, "rows d_model"],
+        memory: Float[Tensor, "batch keys d_model"] | None,
+        seen: Bool[Tensor, "batch keys"],
+        rows: Int[Tensor, " rows"] | None,
+        queries: int,
+    ) -> Float[Tensor, "rows d_model"]:
+        attention = self.attention
+        batch, heads = len(seen), attention.num_heads
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
+        if memory is None:
+            projected = spread(functional.linear(flat, weight, bias), rows, batch * queries)
+            query, key, value = projected.chunk(3, dim=1)
+        else:
+            d_model = flat.shape[1]
+            query = functional.linear(flat, weight[:d_model], bias[:d_model])
+            query = spread(query, rows, batch * queries)
+            both = functional.linear(memory, weight[d_model:], bias[d_model:])
+            key, value = both.flatten(0, 1).chunk(2, dim=1)
+
+        def split(states: Tensor) -> Tensor:
+            return states.reshape(batch, -1, heads, states.shape[1] // heads).transpose(1, 2)
+
+        attended = functional.scaled_dot_product_attention(
+            split(query),
+            split(key),
+            split(value),
+            attn_mask=seen[:, None, None, :],
+            dropout_p=attention.dropout if self.training else 0.0,
+        )  # (batch, heads, queries, d_model / heads)
+        merged = attended.transpose(1, 2).reshape(batch * queries, -1)
+        out: Tensor = attention.out_proj(merged if rows is None else merged[rows])
         return out
+
+
+def real_rows(mask: Bool[Tensor, "batch words"]) -> Int[Tensor, " rows"] | None:
+    """Where words are, in (batch · words); None on a GPU, for which padding is cheaper than this.
+
+    On a processor a batch's padding would cost as much as its words; asking a GPU how many words
+    there are would wait for it.
+    """
+    return mask.flatten().nonzero().squeeze(1) if mask.device.type == "cpu" else None
+
+
+def spread(
+    flat: Float[Tensor, "rows size"], rows: Int[Tensor, " rows"] | None, length: int
+) -> Float[Tensor, "length size"]:
+    """The rows in their places among zeros."""
+    if rows is None:
+        return flat
+    return flat.new_zeros(length, flat.shape[1]).index_copy(0, rows, flat)

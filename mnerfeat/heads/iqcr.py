@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mnerfeat.errors import ConfigError
 from mnerfeat.heads.base import HeadConfig, HeadSizes, Images, KeyValues, Words
-from mnerfeat.heads.blocks import TransformerBlock
+from mnerfeat.heads.blocks import TransformerBlock, real_rows
 from mnerfeat.heads.crf import CrfHead, Fused, Fusion
 
 Ablation = Literal["none", "no-iqw", "no-cmw", "unweighted"]
@@ -171,12 +171,13 @@ class Iqcr(Fusion):
         seen: dict[str, Tensor] = {}
         if self.weighting is not None:
             image, seen = self.weighting(words.sentence, image, images)  # eqs. 5 to 8
+        rows = real_rows(words.mask)
         for block in self.text_blocks:
-            text = block(text, text, words.mask)  # eq. 9: (batch, words, d_text)
+            text = block(text, text, words.mask, rows)  # eq. 9: (batch, words, d_text)
         for block in self.image_blocks:
             image = block(image, image, mask)  # eq. 10: (batch, images, d_text)
         for block in self.cross_blocks:
-            text = block(text, image, mask)  # eq. 11: (batch, words, d_text)
+            text = block(text, image, mask, rows)  # eq. 11: (batch, words, d_text)
         return Fused(states=text, images=seen)
 
 
