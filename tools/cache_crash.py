@@ -23,6 +23,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,7 @@ def kill_at(scenario: str, number: int, moment: str) -> bool:
                 count += 1
                 if count == number:
                     with contextlib.suppress(OSError):
-                        if moment == "middle" and name == "pwrite":
+                        if moment == "in the middle of" and name == "pwrite":
                             call(args[0], args[1][: len(args[1]) // 2], args[2])
                         elif moment != "before":
                             call(*args)
@@ -525,65 +526,66 @@ def largest(scenario: str) -> int:
         return max(len(new) for _, new in _files(path.parent).items() - before.items())
 
 
+def everything(scenario: str, kills: int, seed: int) -> list[str]:
+    """Every experiment with one scenario, in its long form, as rows of a table."""
+    lines = []
+
+    def tell(what: str, cases: int, more: str = "") -> None:
+        lines.append(f"| {scenario} | {what} | {cases:,} | {more} |")
+        print(lines[-1], flush=True)
+
+    interrupted = kill_during(scenario, kills, seed)
+    tell("SIGKILL at a random moment", kills, f"{interrupted:,} before it had finished")
+    for moment in ("before", "in the middle of", "after"):
+        number = 1
+        while kill_at(scenario, number, moment):
+            number += 1
+        tell(f"SIGKILL {moment} every call to the system", number - 1)
+    number = 1
+    while fail_at(scenario, number, errno.EIO):
+        number += 1
+    tell("an I/O error in every call to the system", number - 1)
+    size = largest(scenario)
+    refused = budgets(scenario, range(size + 1), reserving=False)
+    tell(f"files that may not grow beyond 0, 1, 2, … {size:,} bytes", refused + 1)
+    # One call sets the space aside or fails, before a byte is written.
+    refused = budgets(scenario, [*range(0, size, 64), size], reserving=True)
+    tell("the same where space can be set aside, every 64 bytes", refused + 1)
+    pages = [full_disk(scenario, free) for free in range(24)]
+    tell(
+        "a tmpfs with 0 to 23 pages free",
+        len(pages) - pages.count(None),
+        f"{pages.count(False)} refused" if None not in pages else "may not be mounted here",
+    )
+    tell("power cut after every call to the system: states of the disk", cut_power(scenario))
+    return lines
+
+
 def main() -> None:
     """Run everything in its long form and record it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--step", type=int, default=1, help="of byte budgets")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--record", type=Path)
     chosen = parser.parse_args()
-    lines = []
-
-    def tell(what: str, cases: int, more: str = "") -> None:
-        lines.append(f"| {what} | {cases:,} | {more} |")
-        print(lines[-1], flush=True)
-
-    random_kills = kill_at_random(chosen.kills, chosen.seed)
-    tell(
-        "SIGKILL at a random moment of writing and packing",
-        random_kills["kills"],
-        f"{random_kills['rows acknowledged']:,} rows acknowledged, none lost",
-    )
-    for scenario in SCENARIOS:
-        interrupted = kill_during(scenario, chosen.kills, chosen.seed)
-        tell(
-            f"SIGKILL at a random moment, {scenario}",
-            chosen.kills,
-            f"{interrupted:,} before it had finished",
+    with ProcessPoolExecutor(chosen.jobs) as pool:
+        growing = pool.submit(kill_at_random, chosen.kills, chosen.seed)
+        all_lines = [
+            pool.submit(everything, scenario, chosen.kills, chosen.seed) for scenario in SCENARIOS
+        ]
+        killed = growing.result()
+        rows = f"{killed['rows acknowledged']:,} rows acknowledged, none lost"
+        first = (
+            f"| parts and packs without end | SIGKILL at random | {killed['kills']:,} | {rows} |"
         )
-        for moment in ("before", "middle", "after"):
-            number = 1
-            while kill_at(scenario, number, moment):
-                number += 1
-            tell(f"SIGKILL {moment} every call to the system, {scenario}", number - 1)
-        number = 1
-        while fail_at(scenario, number, errno.EIO):
-            number += 1
-        tell(f"an I/O error in every call to the system, {scenario}", number - 1)
-        size = largest(scenario)
-        for reserving in (True, False):
-            sizes = range(0, size + chosen.step, chosen.step)
-            refused = budgets(scenario, sizes, reserving=reserving)
-            tell(
-                f"RLIMIT_FSIZE from 0 to {size:,} bytes, {scenario}"
-                + ("" if reserving else ", space not set aside"),
-                refused + 1,
-                f"{refused:,} refused",
-            )
-        pages = [full_disk(scenario, free) for free in range(24)]
-        tell(
-            f"a tmpfs with 0 to 23 pages free, {scenario}",
-            len(pages) - pages.count(None),
-            f"{pages.count(False)} refused" if None not in pages else "may not be mounted here",
-        )
-        tell(f"power cut after every call to the system, {scenario}", cut_power(scenario))
+        lines = [first, *(line for lines in all_lines for line in lines.result())]
     if chosen.record:
         chosen.record.write_text(_record(lines, chosen))
 
 
 def _record(lines: list[str], chosen: argparse.Namespace) -> str:
-    command = f"--kills {chosen.kills} --step {chosen.step} --seed {chosen.seed}"
+    command = f"--kills {chosen.kills} --seed {chosen.seed}"
     return f"""# Caches after kills, full disks and power cuts
 
 `python tools/cache_crash.py {command}`, {time.strftime("%Y-%m-%d")}: {platform.system()}
@@ -594,8 +596,8 @@ After every case: acknowledged rows are there and pass their checksums, every fi
 plain `h5py`, the next part and the next pack succeed, and then the folder holds `features.h5` and
 nothing else.
 
-| what | cases | |
-|---|---|---|
+| interrupted | how | cases | |
+|---|---|---|---|
 {chr(10).join(lines)}
 """
 

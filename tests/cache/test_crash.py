@@ -37,19 +37,19 @@ def test_killed_at_random_moments_of_one_act(scenario: str) -> None:
 
 
 @pytest.mark.parametrize("scenario", crash.SCENARIOS)
-def test_killed_at_every_second_call_to_the_system(scenario: str) -> None:
-    moments = ("before", "middle", "after")
+def test_killed_at_every_fourth_call_to_the_system(scenario: str) -> None:
+    moments = ("before", "in the middle of", "after")
     number = 1
     while crash.kill_at(scenario, number, moments[number % 3]):
-        number += 2
+        number += 4
     assert number > 20
 
 
 @pytest.mark.parametrize("scenario", crash.SCENARIOS)
-def test_an_error_in_every_second_call_to_the_system(scenario: str) -> None:
+def test_an_error_in_every_fourth_call_to_the_system(scenario: str) -> None:
     number = 2
     while crash.fail_at(scenario, number, (errno.EIO, errno.ENOSPC, errno.EACCES)[number % 3]):
-        number += 2
+        number += 4
     assert number > 20
 
 
