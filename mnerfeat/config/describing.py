@@ -9,6 +9,7 @@ from typing import Any
 from mnerfeat.config.building import field_docs, unknown
 from mnerfeat.errors import ConfigError
 from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.preference import DiscriminatorConfig, RankConfig
 from mnerfeat.tagger import HEADS
 from mnerfeat.text import TextConfig
 from mnerfeat.training import TrainingConfig
@@ -17,7 +18,8 @@ from mnerfeat.training import TrainingConfig
 def sections() -> Mapping[str, type]:
     """The tables of `mnerfeat.toml`, by name, with the dataclasses they fill."""
     heads = {f"head.{name}": kind for name, kind in sorted(HEADS.items())}
-    return {"extract": ExtractConfig, "text": TextConfig, "train": TrainingConfig, **heads}
+    rank = {"rank": RankConfig, "rank.network": DiscriminatorConfig}
+    return {"extract": ExtractConfig, "text": TextConfig, "train": TrainingConfig, **rank, **heads}
 
 
 def render_settings(section: str | None = None) -> str:
@@ -37,6 +39,8 @@ def _render(name: str, kind: type) -> str:
     docs = field_docs(kind)
     lines = [f"[{name}]"]
     for field in dataclasses.fields(kind):
+        if f"{name}.{field.name}" in sections():
+            continue  # a table of its own
         text = " ".join(docs.get(field.name, "").split())
         lines += textwrap.wrap(text, 90, initial_indent="# ", subsequent_indent="# ")
         lines.append(f"# {field.name} = {_toml(field.default)}")

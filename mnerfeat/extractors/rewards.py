@@ -29,15 +29,15 @@ from mnerfeat.cache import (
     stack_ids,
 )
 from mnerfeat.datasets.pair_columns import (
-    RENEW_REWARDS,
     REWARD,
     REWARD_BLANK,
     REWARD_SEEN,
+    pair_rows,
 )
 from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.vision import resolve
 from mnerfeat.errors import CacheLookupError
-from mnerfeat.preference.folder import SavedDiscriminator, load_discriminator
+from mnerfeat.preference.folder import SavedDiscriminator, load_discriminator, reward_command
 from mnerfeat.preference.scoring import score_pairs
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def extract_rewards(
     saved, discriminator, blank = load_discriminator(folder)
     cache = FeatureCache(path)
     provenance = _provenance(cache, saved)
-    stale = _check_fresh(cache, provenance, replace=replace)
+    stale = _check_fresh(cache, provenance, folder, replace=replace)
     pairs = _Pairs(cache, posts)
     done = np.ones(len(pairs.text), bool)
     for name in (REWARD, REWARD_BLANK, REWARD_SEEN):
@@ -156,6 +156,20 @@ def extract_rewards(
     )
 
 
+def lacks_rewards(path: Path, posts: Sequence[Post]) -> bool:
+    """Whether a cache lacks rewards of posts with images that it knows."""
+    with FeatureCache(path) as cache:
+        if REWARD not in cache:
+            return any(post.images for post in posts)
+        counts = np.array([len(post.images) for post in posts], np.int64)
+        slots = counts[:, None] > np.arange(counts.max(initial=0))
+        rows = np.full(slots.shape, -1, np.int64)
+        rows[slots] = resolve(cache, [name for post in posts for name in post.images])
+        found = pair_rows(cache, posts, rows)
+        state = np.where(found >= 0, cache[REWARD].state[found], 0)
+        return bool(((rows >= 0) & (state != OK) & (state != FAILED)).any())
+
+
 def _provenance(cache: FeatureCache, saved: SavedDiscriminator) -> Provenance:
     lacking = [name for name in (CLIP_TEXT, CLIP_IMAGE) if name not in cache]
     if lacking:
@@ -168,7 +182,9 @@ def _provenance(cache: FeatureCache, saved: SavedDiscriminator) -> Provenance:
     return saved.reward_provenance(cache[CLIP_TEXT].provenance, cache[CLIP_IMAGE].provenance)
 
 
-def _check_fresh(cache: FeatureCache, provenance: Provenance, *, replace: bool) -> bool:
+def _check_fresh(
+    cache: FeatureCache, provenance: Provenance, folder: Path, *, replace: bool
+) -> bool:
     """Whether the cache holds rewards of something else.
 
     Raises:
@@ -178,7 +194,7 @@ def _check_fresh(cache: FeatureCache, provenance: Provenance, *, replace: bool) 
     if held is None or held.provenance == provenance:
         return False
     if not replace:
-        held.require(provenance, command=f"`{RENEW_REWARDS}` makes them anew")
+        held.require(provenance, command=reward_command(folder, replace=True))
     return True
 
 
@@ -249,7 +265,8 @@ class _Pairs:
             raise CacheLookupError(
                 f"{cache.path} lacks {len(faults):,} CLIP embeddings that rewards are made of:",
                 faults=faults,
-                hint="mnerfeat extract --features clip,reward",
+                hint="mnerfeat extract --features clip,reward --posts FILE (of these posts, or the "
+                "folder of train, dev, test)",
             )
 
     def rows(

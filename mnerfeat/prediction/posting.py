@@ -8,6 +8,7 @@ from pathlib import Path
 from mnerfeat.cache import FeatureCache
 from mnerfeat.checkpoint import Run, find_run
 from mnerfeat.datasets import Post, read_posts
+from mnerfeat.datasets.pair_columns import RANKED_RELEVANCE, REWARD
 from mnerfeat.datasets.raw_text import words_of
 from mnerfeat.datasets.vision import FEATURES_OF_COLUMN
 from mnerfeat.errors import DataError
@@ -25,7 +26,8 @@ def predict_file(
     Args:
         path: Posts in any format, labelled or not.
         config: Its cache is read; where `extract_first`, its models extract what that lacks of
-            the posts' images in its folder, and of their texts.
+            the posts' images in its folder, and of their texts. Its discriminator gives the
+            rewards that the head needs and the cache lacks.
         runs: The folder of run folders.
         name: Of the run; None is the newest complete one.
         extract_first: Whether to extract.
@@ -41,6 +43,8 @@ def predict_file(
     tagger = run.load_tagger(choose_device())
     if extract_first:
         _extract(tagger, posts, config)
+    elif RANKED_RELEVANCE in tagger.head.columns and config.cache.is_file():
+        _make_rewards(posts, config)
     return _predict(run, tagger, posts, config.cache)
 
 
@@ -82,15 +86,27 @@ def predict_post(
 def _extract(tagger: Tagger, posts: Sequence[Post], config: ExtractConfig) -> None:
     """Extract what the head reads of posts and is not in the cache yet."""
     features = {name for column in tagger.head.columns for name in FEATURES_OF_COLUMN[column]}
-    names = dict.fromkeys(name for post in posts for name in post.images)
+    extractors = {feature.split("_", maxsplit=1)[0] for feature in features}
+    with_images = [post for post in posts if post.images]
+    names = dict.fromkeys(name for post in with_images for name in post.images)
     names = {name: None for name in names if (config.images / name).is_file()}
-    if not features or not names:
+    pairs = {"clip_text", REWARD} & features  # of texts and images: new where a text is
+    if not features or not with_images or not (names or pairs):
         return
     from mnerfeat.extractors.run import extract  # noqa: PLC0415 - needs an extra
 
-    extractors = tuple(sorted({feature.split("_", maxsplit=1)[0] for feature in features}))
-    texts = [post.text for post in posts if post.images] if "clip_text" in features else []
-    extract(replace(config, features=extractors), texts=texts, names=names)
+    if REWARD in extractors:
+        extractors.add("clip")  # which rewards are made of
+    chosen = replace(config, features=tuple(sorted(extractors)))
+    extract(chosen, posts=with_images if pairs else [], names=names)
+
+
+def _make_rewards(posts: Sequence[Post], config: ExtractConfig) -> None:
+    """Make the rewards that the cache lacks of the embeddings in it, which takes no model."""
+    from mnerfeat.extractors.rewards import extract_rewards, lacks_rewards  # noqa: PLC0415
+
+    if lacks_rewards(config.cache, posts):
+        extract_rewards(config.cache, posts, config.discriminator)
 
 
 def _predict(run: Run, tagger: Tagger, posts: Sequence[Post], path: Path) -> list[Prediction]:

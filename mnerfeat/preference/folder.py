@@ -46,6 +46,22 @@ DEFAULT = Path("discriminator")
 
 MANIFEST, WEIGHTS, CLIP = "discriminator.json", "model.safetensors", "clip"
 
+
+def reward_command(folder: Path, *, replace: bool = False, tuned_clip: bool = False) -> str:
+    """What to type for the rewards of a discriminator.
+
+    Args:
+        folder: The discriminator's.
+        replace: Make them anew.
+        tuned_clip: Make the embeddings anew too, with the CLIP in the folder.
+    """
+    words = ["mnerfeat extract --features", "clip,reward" if tuned_clip else "reward"]
+    words += [f"--clip {folder / CLIP}"] * tuned_clip
+    words += ["--replace"] * (replace or tuned_clip)
+    words += [f"--discriminator {folder}"] * (folder != DEFAULT)
+    return " ".join(words)
+
+
 _PASSING = frozenset({"dtype", "numerics", "libraries", "extractor", "model"})
 """Facts about CLIP embeddings that may differ: rounding, and what a folder is called."""
 
@@ -127,6 +143,7 @@ class SavedDiscriminator:
                 "blank": self.blank,
                 "rankings": dict(self.rankings),
                 "learned_from": {split: len(ids) for split, ids in self.learned_from.items()},
+                "drawn_by": {name: self.training.get(name) for name in ("seed", "share")},
                 "clip_text": clip_text.digest,
                 "clip_image": clip_image.digest,
             }

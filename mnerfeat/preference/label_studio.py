@@ -21,8 +21,8 @@ from mnerfeat.errors import DataError
 from mnerfeat.preference.matching import RankablePost
 from mnerfeat.preference.rankings import (
     HUMAN,
+    Found,
     Ranking,
-    checked,
     ranking_faults,
     read_text,
 )
@@ -90,6 +90,15 @@ def read_export(path: Path) -> tuple[Ranking, ...]:
             post's id, no ranking, no blank image, an empty ranking, an image twice, a post ranked
             twice by one person. All of them are listed.
     """
+    return find_exported(path).check()
+
+
+def find_exported(path: Path) -> Found:
+    """What Label Studio's JSON export holds; see `read_export`.
+
+    Raises:
+        DataError: The file cannot be read or is no such export.
+    """
     try:
         tasks = json.loads(read_text(path))
     except ValueError as error:
@@ -119,7 +128,7 @@ def read_export(path: Path) -> tuple[Ranking, ...]:
                 faults += [f"{place}: {fault}" for fault in found]
     if skipped:
         logger.warning("%s: %d tasks have no annotation and are passed over", path, skipped)
-    return checked(rankings, places, faults, path)
+    return Found(path=path, rankings=tuple(rankings), places=tuple(places), faults=tuple(faults))
 
 
 _HINT = "in Label Studio, Export → JSON (not JSON-MIN, not CSV)"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from mnerfeat.errors import DataError
-from mnerfeat.preference.rankings import Ranking
+from mnerfeat.preference.rankings import Found, Ranking
 
 
 @runtime_checkable
@@ -49,55 +49,56 @@ class RankedPost:
         return self.split, self.post.id
 
 
-def match(
-    rankings: Sequence[Ranking], posts: Mapping[str, Sequence[RankablePost]], *, where: str
-) -> tuple[RankedPost, ...]:
-    """Find the post of each ranking.
+def match(found: Found, posts: Mapping[str, Sequence[RankablePost]]) -> tuple[RankedPost, ...]:
+    """Find the post of each ranking of a file.
 
     Args:
-        rankings: To be matched.
+        found: What the file holds.
         posts: By split.
-        where: What the rankings come from, for the message.
 
     Raises:
-        DataError: Rankings of unknown posts, of posts that stand in several splits and name
-            none, and of images that the post does not have; all of them are listed.
+        DataError: The file has faults, or rankings of unknown posts, of posts that stand in
+            several splits and name none, and of images that the post does not have; all of them
+            are listed. Or it holds no ranking.
     """
     known = {split: {post.id: post for post in some} for split, some in posts.items()}
     matched: list[RankedPost] = []
-    faults: list[str] = []
-    for ranking in rankings:
-        splits = [
-            split
-            for split, some in known.items()
-            if ranking.split in {None, split} and ranking.id in some
-        ]
-        if len(splits) != 1:
-            named = ranking.split or ", ".join(known)
-            reason = (
-                f"the id stands in {' and '.join(splits)}; add 'split'"
-                if splits
-                else f"there is no such post in {named}"
-            )
-            faults.append(f"post {ranking.id!r}: {reason}")
-            continue
-        post = known[splits[0]][ranking.id]
-        unknown = [name for name in ranking.images if name not in post.images]
-        if unknown:
-            faults.append(
-                f"post {ranking.id!r} ({splits[0]}) has no image {', '.join(unknown)}; it has "
-                f"{', '.join(post.images) or 'none'}"
-            )
-            continue
-        matched.append(RankedPost(split=splits[0], post=post, ranking=ranking))
-    if faults:
-        raise DataError(
-            f"{len(faults):,} of the {len(rankings):,} rankings of {where} do not fit the posts:",
-            faults=faults,
-            hint="name the folder of the posts that were ranked with --data, or take these "
-            "rankings out",
-        )
+    misfits: list[str] = []
+    for ranking, place in zip(found.rankings, found.places, strict=True):
+        one = _owner(ranking, known)
+        if isinstance(one, RankedPost):
+            matched.append(one)
+        else:
+            misfits.append(f"{place}: post {ranking.id!r} {one}")
+    found.check(*misfits, hint=_HINT if misfits else None)
     return tuple(matched)
+
+
+_HINT = (
+    "name the folder of the posts that were ranked with --data, or correct or take out these "
+    "rankings"
+)
+
+
+def _owner(ranking: Ranking, known: Mapping[str, Mapping[str, RankablePost]]) -> RankedPost | str:
+    """The ranking with its post, or why there is none."""
+    splits = [
+        split
+        for split, some in known.items()
+        if ranking.split in {None, split} and ranking.id in some
+    ]
+    if not splits:
+        return f"is not in {ranking.split or ', '.join(known)}"
+    if len(splits) > 1:
+        return f"stands in {' and in '.join(splits)}; add 'split'"
+    post = known[splits[0]][ranking.id]
+    unknown = [name for name in ranking.images if name not in post.images]
+    if unknown:
+        return (
+            f"({splits[0]}) has no image {', '.join(unknown)}; it has "
+            f"{', '.join(post.images) or 'none'}"
+        )
+    return RankedPost(split=splits[0], post=post, ranking=ranking)
 
 
 def draw(keys: Sequence[tuple[str, str]], count: int, *, seed: int) -> frozenset[tuple[str, str]]:

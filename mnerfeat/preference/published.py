@@ -23,8 +23,8 @@ from pathlib import Path
 from mnerfeat.preference.matching import RankablePost
 from mnerfeat.preference.rankings import (
     HUMAN,
+    Found,
     Ranking,
-    checked,
     ranking_faults,
     read_text,
 )
@@ -48,6 +48,15 @@ def read_published(path: Path) -> tuple[Ranking, ...]:
         DataError: The file cannot be read or holds no ranking, or entries cannot be used: no
             blank image or several, an empty ranking, an image twice, lines of another format, a
             post ranked twice. All of them are listed.
+    """
+    return find_published(path).check()
+
+
+def find_published(path: Path) -> Found:
+    """What the file of GIFR's authors holds; see `read_published`.
+
+    Raises:
+        DataError: The file cannot be read.
     """
     entries: list[_Entry] = []
     faults: list[str] = []
@@ -75,7 +84,7 @@ def read_published(path: Path) -> tuple[Ranking, ...]:
             places.append(place)
         else:
             faults += [f"{place}: post {entry.id!r}: {fault}" for fault in found]
-    return checked(rankings, places, faults, path)
+    return Found(path=path, rankings=tuple(rankings), places=tuple(places), faults=tuple(faults))
 
 
 def with_splits(

@@ -72,6 +72,45 @@ class Ranking:
         return record | {key: value for key, value in more.items() if value is not None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a file of rankings holds, good and bad.
+
+    Attributes:
+        path: Of the file.
+        rankings: Those that can be read.
+        places: Where each of them stands, for messages.
+        faults: What is wrong with the others, and with the file.
+    """
+
+    path: Path
+    rankings: tuple[Ranking, ...]
+    places: tuple[str, ...]
+    faults: tuple[str, ...]
+
+    def check(self, *more: str, hint: str | None = None) -> tuple[Ranking, ...]:
+        """The rankings, if nothing is wrong with any of them.
+
+        Args:
+            more: Further faults.
+            hint: What to do about them.
+
+        Raises:
+            DataError: With every fault, posts that are ranked twice among them; or there is no
+                ranking.
+        """
+        faults = [*self.faults, *_repeated(self.rankings, self.places), *more]
+        if faults:
+            raise DataError(
+                f"{self.path} holds {len(faults):,} {'fault' if len(faults) == 1 else 'faults'}:",
+                faults=faults,
+                hint=hint or "correct or take out these rankings, and run the command again",
+            )
+        if not self.rankings:
+            raise DataError(f"{self.path} holds no ranking")
+        return self.rankings
+
+
 def read_rankings(path: Path) -> tuple[Ranking, ...]:
     """Read a file of rankings.
 
@@ -79,6 +118,15 @@ def read_rankings(path: Path) -> tuple[Ranking, ...]:
         DataError: The file cannot be read or holds no ranking, or lines cannot be used: not JSON,
             keys missing, of the wrong type or unknown, an empty ranking, an image twice, a blank
             outside the ranking, a post ranked twice by one annotator. All of them are listed.
+    """
+    return find_rankings(path).check()
+
+
+def find_rankings(path: Path) -> Found:
+    """What a file of rankings holds.
+
+    Raises:
+        DataError: The file cannot be read.
     """
     rankings: list[Ranking] = []
     places: list[str] = []
@@ -98,33 +146,7 @@ def read_rankings(path: Path) -> tuple[Ranking, ...]:
             places.append(place)
         else:
             faults += [f"{place}: {fault}" for fault in found]
-    return checked(rankings, places, faults, path)
-
-
-def checked(
-    rankings: Sequence[Ranking], places: Sequence[str], faults: Sequence[str], path: Path
-) -> tuple[Ranking, ...]:
-    """Refuse rankings of a file that has faults, or that ranks a post twice.
-
-    Args:
-        rankings: As read.
-        places: Where each of them stands, for messages.
-        faults: Found while reading.
-        path: Of the file.
-
-    Raises:
-        DataError: With every fault.
-    """
-    every = [*faults, *_repeated(rankings, places)]
-    if every:
-        raise DataError(
-            f"{path} holds {len(every):,} {'fault' if len(every) == 1 else 'faults'}:",
-            faults=every,
-            hint="correct or take out these rankings, and run the command again",
-        )
-    if not rankings:
-        raise DataError(f"{path} holds no ranking")
-    return tuple(rankings)
+    return Found(path=path, rankings=tuple(rankings), places=tuple(places), faults=tuple(faults))
 
 
 def write_rankings(rankings: Iterable[Ranking], path: Path) -> None:
@@ -140,7 +162,8 @@ def write_rankings(rankings: Iterable[Ranking], path: Path) -> None:
         found = _ranking(ranking.record())
         if not isinstance(found, Ranking):
             faults += [f"post {ranking.id!r}: {fault}" for fault in found]
-    checked(rankings, [f"post {ranking.id!r}" for ranking in rankings], faults, path)
+    places = tuple(f"post {ranking.id!r}" for ranking in rankings)
+    Found(path=path, rankings=rankings, places=places, faults=tuple(faults)).check()
     lines = (json.dumps(ranking.record(), ensure_ascii=False) for ranking in rankings)
     write_text("".join(f"{line}\n" for line in lines), path)
 

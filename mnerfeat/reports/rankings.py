@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mnerfeat.preference import RankingScores, SavedDiscriminator
+from mnerfeat.preference.folder import reward_command
 from mnerfeat.preference.rankings import HUMAN, PROXY
 from mnerfeat.training.ranking import RankEvaluation
 
@@ -29,11 +30,7 @@ def render_discriminator(saved: SavedDiscriminator, folder: Path) -> str:
             + ("" if after is None else f" (then {after:.3f})")
             + (", and is used" if saved.training.get("calibrate") else "")
         )
-    lines.append(
-        f"next: mnerfeat extract --features clip,reward --clip {folder / 'clip'} --replace"
-        if saved.tuned_clip
-        else "next: mnerfeat extract --features reward"
-    )
+    lines.append(f"next: {reward_command(folder, tuned_clip=saved.tuned_clip)}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,6 @@ from mnerfeat.cache import FeatureCache
 from mnerfeat.datasets import Post, TagSet, fingerprint, read_folder
 from mnerfeat.datasets.pair_columns import (
     RANKED_RELEVANCE,
-    RENEW_REWARDS,
     REWARD,
     pair_rows,
     seen_posts,
@@ -21,6 +20,7 @@ from mnerfeat.datasets.vision import FEATURES_OF_COLUMN, VisionTable, resolve
 from mnerfeat.errors import DataError
 from mnerfeat.heads.base import HeadConfig
 from mnerfeat.preference import open_discriminator
+from mnerfeat.preference.folder import reward_command
 from mnerfeat.training.config import RankedPosts
 from mnerfeat.training.fitting import TrainingData
 
@@ -101,7 +101,8 @@ def _d_model(
             "flatter",
             in_dev,
         )
-    sources = cache[REWARD].provenance.facts.get("rankings", {}).get("sources", {})
+    made = cache[REWARD].provenance.facts
+    sources = made.get("rankings", {}).get("sources", {})
     if set(sources) - {"human"}:
         logger.warning("R comes from rankings that are not human: %s", ", ".join(sorted(sources)))
     left = tuple(post for post, one in zip(train, seen, strict=True) if not one)
@@ -125,6 +126,7 @@ def _d_model(
             "posts": len(ranked),
             "fingerprint": fingerprint(ranked),
             "kept": ranked_posts == "keep",
+            **made.get("drawn_by", {}),
         },
         "d_model": {"posts": len(left), "fingerprint": fingerprint(left)},
     }
@@ -148,7 +150,7 @@ def require_rewards(cache: FeatureCache, discriminator: Path | None) -> None:
         wanted = saved.reward_provenance(
             cache["clip_text"].provenance, cache["clip_image"].provenance
         )
-        cache[REWARD].require(wanted, command=RENEW_REWARDS)
+        cache[REWARD].require(wanted, command=reward_command(discriminator, replace=True))
 
 
 def feature_fingerprints(

@@ -35,7 +35,7 @@ from mnerfeat.preference.folder import (
 from mnerfeat.preference.matching import RankedPost, choose, draw, match
 from mnerfeat.preference.measuring import RankingScores, measure
 from mnerfeat.preference.pairs import Order, number
-from mnerfeat.preference.rankings import Ranking, read_rankings, sources
+from mnerfeat.preference.rankings import Ranking, find_rankings, sources
 from mnerfeat.preference.training import (
     Progress,
     RankConfig,
@@ -114,7 +114,7 @@ def train_ranker(plan: RankPlan, *, progress: Progress | None = None) -> SavedDi
     device = _device(config)
     check_free(plan.out, replace=plan.replace)
     posts = read_every_split(plan.data)
-    ranked = match(read_rankings(plan.rankings), posts, where=str(plan.rankings))
+    ranked = match(find_rankings(plan.rankings), posts)
     count = len(posts.get(TRAIN, ()))
     chosen = choose(ranked, split=TRAIN, posts=count, share=config.share, seed=config.seed)
     blank_id = extract_blank(plan.extraction, config.blank)
@@ -178,7 +178,7 @@ def evaluate_ranker(
         ProvenanceError: They come from another CLIP.
     """
     saved, discriminator, blank = load_discriminator(folder)
-    every = match(read_rankings(rankings), read_every_split(data), where=str(rankings))
+    every = match(find_rankings(rankings), read_every_split(data))
     ranked = [one for one in every if split in {None, one.split}]
     fresh = [one for one in ranked if text_id(one.post.text).hex() not in saved.text_ids]
     if not fresh:

@@ -1,5 +1,6 @@
 """Files of rankings: tasks for people out, what they and others ranked in, and a proxy for them."""
 
+import dataclasses
 import json
 import logging
 from collections.abc import Sequence
@@ -15,14 +16,14 @@ from mnerfeat.errors import ConfigError, DataError
 from mnerfeat.extractors.blank import extract_blank
 from mnerfeat.extractors.config import ExtractConfig
 from mnerfeat.preference.blank import Blank
-from mnerfeat.preference.label_studio import INTERFACE, make_tasks, read_export
+from mnerfeat.preference.label_studio import INTERFACE, find_exported, make_tasks
 from mnerfeat.preference.matching import RankedPost, draw, match
 from mnerfeat.preference.pairs import number
-from mnerfeat.preference.published import read_published, with_splits
+from mnerfeat.preference.published import find_published, with_splits
 from mnerfeat.preference.rankings import (
     PROXY,
     Ranking,
-    read_rankings,
+    find_rankings,
     read_text,
     write_rankings,
     write_text,
@@ -132,12 +133,13 @@ def import_rankings(
     told = _told_format(path) if format_ == "auto" else format_
     posts = read_every_split(data)
     if told == "gifr":
-        rankings = with_splits(read_published(path), posts)
+        found = find_published(path)
+        found = dataclasses.replace(found, rankings=with_splits(found.rankings, posts))
     else:
-        rankings = read_export(path) if told == "label-studio" else read_rankings(path)
-    match(rankings, posts, where=str(path))
-    write_rankings(rankings, out)
-    return rankings
+        found = find_exported(path) if told == "label-studio" else find_rankings(path)
+    match(found, posts)
+    write_rankings(found.rankings, out)
+    return found.rankings
 
 
 def write_proxy(

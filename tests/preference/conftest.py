@@ -40,6 +40,7 @@ class Toy:
             preset="tiny",
             discriminator=self.discriminator,
             device="cpu",
+            workers=0,
             progress=False,
         )
 

@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mnerfeat.errors import DataError
 from mnerfeat.preference.matching import choose, draw, match
-from mnerfeat.preference.rankings import Ranking
+from mnerfeat.preference.rankings import Found, Ranking
 
 from .builders import TinyPost
 
@@ -13,13 +15,21 @@ POSTS = {
     "dev": [TinyPost(id="1", images=("d",)), TinyPost(id="3", images=("e",))],
 }
 
+ADVICE = "give several people's rankings an 'annotator'"
+
+
+def read(rankings, *faults):
+    """As if read from a file, a ranking a line."""
+    places = tuple(f"r.jsonl:{number}" for number in range(1, len(rankings) + 1))
+    return Found(path=Path("r.jsonl"), rankings=tuple(rankings), places=places, faults=faults)
+
 
 def test_rankings_find_their_posts():
     given_ = [
         Ranking(id="1", images=("b", "a"), blank=1, split="train"),
         Ranking(id="3", images=("e",), blank=0),
     ]
-    matched = match(given_, POSTS, where="r.jsonl")
+    matched = match(read(given_), POSTS)
     assert [one.key for one in matched] == [("train", "1"), ("dev", "3")]
     assert matched[0].post is POSTS["train"][0]
 
@@ -32,13 +42,15 @@ def test_every_ranking_that_does_not_fit_is_listed():
         Ranking(id="3", images=("e",), blank=0, split="train"),
         Ranking(id="2", images=("c",), blank=0),
     ]
-    with pytest.raises(DataError) as caught:
-        match(odd, POSTS, where="r.jsonl")
+    with pytest.raises(DataError, match=r"r\.jsonl holds 6 faults") as caught:
+        match(read(odd, "r.jsonl:6: not JSON"), POSTS)
     assert caught.value.faults == (
-        "post '1': the id stands in train and dev; add 'split'",
-        "post '9': there is no such post in train, dev",
-        "post '2' (train) has no image x, y; it has c",
-        "post '3': there is no such post in train",
+        "r.jsonl:6: not JSON",
+        f"r.jsonl:5: the post '2' is ranked twice (first: r.jsonl:3); {ADVICE}",
+        "r.jsonl:1: post '1' stands in train and in dev; add 'split'",
+        "r.jsonl:2: post '9' is not in train, dev",
+        "r.jsonl:3: post '2' (train) has no image x, y; it has c",
+        "r.jsonl:4: post '3' is not in train",
     )
 
 
@@ -68,7 +80,7 @@ def test_seeds_draw_differently_and_evenly():
 def ranked(count, split="train"):
     posts = {split: [TinyPost(id=str(n), images=("a",)) for n in range(count)]}
     some = [Ranking(id=str(n), images=("a",), blank=0) for n in range(count)]
-    return match(some, posts, where="")
+    return match(read(some), posts)
 
 
 def test_d_dis_is_a_share_of_all_posts_of_the_split():

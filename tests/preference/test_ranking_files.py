@@ -14,6 +14,7 @@ from mnerfeat.errors import ConfigError, DataError, MnerfeatError, ProvenanceErr
 from mnerfeat.preference import RankConfig, read_rankings
 from mnerfeat.preference.blank import blank_name
 from mnerfeat.preference.matching import choose, match
+from mnerfeat.preference.rankings import find_rankings
 from mnerfeat.training.ranking import read_every_split, train_ranker
 from mnerfeat.training.ranking_files import import_rankings, write_proxy, write_tasks
 
@@ -57,7 +58,7 @@ def test_tasks_that_people_ranked_are_d_dis(toy, tmp_path):
     assert read_rankings(tmp_path / "rankings.jsonl") == rankings
     assert {one.source for one in rankings} == {"human"}
     posts = read_every_split(data)
-    ranked = match(rankings, posts, where="")
+    ranked = match(find_rankings(tmp_path / "rankings.jsonl"), posts)
     chosen = choose(ranked, split="train", posts=len(posts["train"]), share=0.2, seed=4)
     assert {one.post.id for one in chosen} == {task["data"]["id"] for task in tasks}
     assert all(one.images == truth[one.id].images for one in rankings)
@@ -130,8 +131,8 @@ def test_tasks_need_posts_with_images(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"id": 1, "text": ["a"], "label": ["O"]}\n')
     with pytest.raises(DataError, match="no post of train"):
         write_tasks(tmp_path, tmp_path / "t.json", images="")
-    with pytest.raises(ConfigError, match=r"rank\.share is 0"):
-        write_tasks(tmp_path, tmp_path / "t.json", images="", share=0)
+    with pytest.raises(ConfigError, match=r"rank\.share is 0\.0"):
+        write_tasks(tmp_path, tmp_path / "t.json", images="", share=0.0)
     assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
 
 

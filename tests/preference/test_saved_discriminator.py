@@ -33,7 +33,7 @@ def described(**changes):
         **{
             "network": {"hidden": 4, "layers": 1, "activation": "relu", "dropout": 0.0},
             "sizes": (2, 3),
-            "training": {"seed": 0},
+            "training": {"seed": 0, "share": 0.1},
             "rankings": {"sources": {"human": 3}, "sha256": "cd"},
             "learned_from": {"train": ("1", "2", "3")},
             "held_out": {"train": ("3",)},

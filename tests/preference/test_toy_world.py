@@ -302,6 +302,8 @@ def test_no_post_stands_in_d_dis_and_in_d_model(trained):
     every = read_folder(toy.world.data, ("train",))["train"].posts
     assert len(data.train) == len(every) - data.fingerprints["d_dis"]["posts"]
     assert data.fingerprints["d_model"]["posts"] == len(data.train)
+    told = data.fingerprints["d_dis"]
+    assert (told["seed"], told["share"]) == (0, 0.8)
     assert len(data.train_images) == len(data.train)
     made = data.fingerprints["features"][REWARD]["provenance"]
     assert made["discriminator"] == saved.weights_sha256
