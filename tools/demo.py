@@ -5,7 +5,9 @@ It does what these commands do, in one process, so that libraries are loaded onc
     mnerfeat toy demo
     cd demo
     mnerfeat extract --images images
-    mnerfeat train --head text        # and iqcr, and iqcr with --ablation no-iqw, no-cmw
+    mnerfeat rank train
+    mnerfeat extract --features reward
+    mnerfeat train --head text        # and iqcr, iqcr with --ablation no-iqw, no-cmw, and gifr
     mnerfeat eval --split test
 """
 
@@ -20,20 +22,25 @@ from pathlib import Path
 
 import torch
 
-from mnerfeat.config import load_settings
+from mnerfeat.config import build, load_settings
+from mnerfeat.config.loading import Settings
 from mnerfeat.config.planning import plan_extraction, plan_training
-from mnerfeat.datasets import read_texts
+from mnerfeat.datasets import every_post
 from mnerfeat.evaluation import Scores
 from mnerfeat.extractors.run import extract
 from mnerfeat.prediction import evaluate_runs
+from mnerfeat.preference import RankConfig
+from mnerfeat.reports.rankings import render_discriminator
 from mnerfeat.toy import make_world
 from mnerfeat.training import carry_out
+from mnerfeat.training.ranking import RankPlan, train_ranker
 
 HEADS = {
     "text only": ("text", None, "the words, no image"),
     "IQCR-MI": ("iqcr", None, "images, weighted by quality and by relevance to the text"),
     "w/o IQW": ("iqcr", "no-iqw", "relevance alone: degraded images that fit the text mislead it"),
     "w/o CMW": ("iqcr", "no-cmw", "quality alone: clear images of something else mislead it"),
+    "GIFR": ("gifr", None, "images, weighted by what people (here: the truth) find relevant"),
 }
 
 
@@ -53,9 +60,11 @@ def main() -> None:
     settings = load_settings()
     with step("mnerfeat extract --images images"):
         summary = extract(
-            plan_extraction(settings, images=Path("images")), texts=read_texts(settings.data)
+            plan_extraction(settings, images=Path("images")), posts=every_post(settings.data)
         )
-        print(f"  {summary}".replace("\n", "\n  "))
+        say(summary)
+    with step("mnerfeat rank train && mnerfeat extract --features reward"):
+        learn_relevance(settings)
     table: dict[str, Scores] = {}
     for name, (head, ablation, _) in HEADS.items():
         option = f" --ablation {ablation}" if ablation else ""
@@ -82,12 +91,35 @@ def main() -> None:
     print(
         "\nIn this made-up world no text tells the type of its names: that shows in one of the "
         "post's\nimages, the one that fits the text and is clear. So text alone guesses among four "
-        "types, and\nIQCR-MI needs both of its weights to look at the right image. One seed; real "
-        f"data sets are\nfar less extreme. It took {time.monotonic() - started:.0f} s; everything "
-        f"is in {folder}: try there\n"
+        "types;\nIQCR-MI needs both of its weights to look at the right image; GIFR learned which "
+        "it is from\nthe rankings of a tenth of the posts. One seed; real data sets are far less "
+        f"extreme.\nIt took {time.monotonic() - started:.0f} s; everything is in {folder}: try "
+        "there\n"
         '  mnerfeat predict --text "finally saw Gorbo today , by the red wall" '
         "--image images/test-00000-0.png"
     )
+
+
+def learn_relevance(settings: Settings) -> None:
+    """Train a discriminator on the world's rankings, and put its rewards into the cache."""
+    extraction = plan_extraction(settings)
+    plan = RankPlan(
+        rankings=Path("rankings.jsonl"),
+        data=settings.data,
+        out=extraction.discriminator,
+        extraction=extraction,
+        config=build(RankConfig, "rank", settings.section("rank")),
+        replace=True,
+    )
+    saved = train_ranker(plan)
+    say(render_discriminator(saved, plan.out).rsplit("\n", maxsplit=1)[0])
+    chosen = plan_extraction(settings, features=("reward",), replace=True)
+    say(extract(chosen, posts=every_post(settings.data)))
+
+
+def say(what: object) -> None:
+    """Print, a little to the right."""
+    print(f"  {what}".replace("\n", "\n  "))
 
 
 @contextlib.contextmanager
