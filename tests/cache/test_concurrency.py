@@ -71,7 +71,7 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> list[str]:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0
     return output.splitlines()
 
@@ -188,6 +188,7 @@ def test_reading_needs_no_right_to_write(path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on one core
 def test_workers_of_a_torch_loader_read_the_same(path: Path, method: str) -> None:
     torch = pytest.importorskip("torch")
     put_numbered(path, range(40))
