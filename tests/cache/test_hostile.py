@@ -198,7 +198,7 @@ EDITS: list[Edit] = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(st.sampled_from(EDITS), min_size=1, max_size=3), seed=st.integers(0, 2**32))
 def test_whatever_an_hdf5_library_can_do_to_it(
     tmp_path_factory: pytest.TempPathFactory, edits: list[Edit], seed: int

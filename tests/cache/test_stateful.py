@@ -107,5 +107,5 @@ class CacheMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-CacheMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=10, deadline=None)
+CacheMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=10, deadline=None)
 TestCache = CacheMachine.TestCase
