@@ -87,3 +87,11 @@ def test_power_cuts_would_be_noticed(scenario: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(packing, "fsync_folder", forget)
     with pytest.raises(Exception, match=r"no feature cache|knows nothing of"):
         crash.cut_power(scenario)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("scenario", crash.SCENARIOS)
+def test_every_experiment_in_its_long_form(scenario: str) -> None:
+    """200 kills, every call to the system, every byte budget."""
+    assert len(crash.everything(scenario, 200, seed=0)) == 9
