@@ -6,7 +6,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "text_twitter2017.py"
 
 
-@pytest.mark.parametrize("head", ["text", "gifr"])
+@pytest.mark.parametrize("head", ["text", "gifr", "iterative"])
 def test_it_runs_at_toy_size_and_leaves_the_records_alone(shared, capsys, head):
     spec = importlib.util.spec_from_file_location("text_twitter2017", SCRIPT)
     benchmark = importlib.util.module_from_spec(spec)
