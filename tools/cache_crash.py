@@ -593,8 +593,8 @@ def _record(lines: list[str], chosen: argparse.Namespace) -> str:
 `{tempfile.gettempdir()}`.
 
 After every case: acknowledged rows are there and pass their checksums, every file opens with
-plain `h5py`, the next part and the next pack succeed, and then the folder holds `features.h5` and
-nothing else.
+plain `h5py`, what was interrupted succeeds when it is done again, so do the next part and the next
+pack, and then the folder holds `features.h5` and nothing else.
 
 | interrupted | how | cases | |
 |---|---|---|---|

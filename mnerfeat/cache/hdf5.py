@@ -1,7 +1,7 @@
 """HDF5 files read without libhdf5: groups, attributes, and where datasets lie.
 
 libhdf5 trusts metadata: a few changed bytes end the process with a segmentation fault, an abort
-or an endless loop (`benchmarks/results/cache_hostile.md`). A cache may come from a stranger. So
+or an endless loop (`tools/cache_fuzz.py --libhdf5`). A cache may come from a stranger. So
 this reader knows only the part of HDF5 that a cache is made of, as libhdf5 writes it under the
 version bounds 1.10, checks every position against the file, and does a bounded amount of work.
 
