@@ -263,6 +263,17 @@ def fail_at(scenario: str, number: int, code: int) -> bool:
     return count >= number
 
 
+def _seconds_to_write_and_pack() -> float:
+    """How long it takes now: the machine may be a busy one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "features.h5"
+        start = time.perf_counter()
+        for part in range(3):
+            put(path, part * ROWS)
+        pack(path)
+        return time.perf_counter() - start
+
+
 def kill_at_random(kills: int, seed: int) -> dict[str, int]:
     """Kill a process that writes and packs, again and again, over one growing cache.
 
@@ -273,6 +284,7 @@ def kill_at_random(kills: int, seed: int) -> dict[str, int]:
     acknowledged: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.h5"
+        usual = _seconds_to_write_and_pack()
         for trial in range(kills):
             reading, writing = os.pipe()
             child = os.fork()
@@ -288,7 +300,7 @@ def kill_at_random(kills: int, seed: int) -> dict[str, int]:
                 finally:
                     os._exit(1)
             os.close(writing)
-            time.sleep(generator.uniform(0, 0.1))
+            time.sleep(generator.uniform(0, 4 * usual))
             os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             assert os.WIFSIGNALED(status), "the writer failed by itself"
