@@ -50,6 +50,7 @@ def on_a_cluster(folder: Path, what: str, *, seconds: int = 300) -> Any:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_node_that_is_killed_costs_nothing(tmp_path: Path) -> None:
     found = on_a_cluster(tmp_path, "fake_models")
     # The same bits and the same failures as on one machine that nothing happened to.

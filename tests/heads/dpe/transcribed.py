@@ -41,7 +41,7 @@ def attention(layer: Any, x: Tensor, memory: Tensor) -> Tensor:
         parts = []
         for head in range(heads):
             part = slice(head * size, (head + 1) * size)
-            scores = [math.exp(float(q[part] @ k[part]) / math.sqrt(size)) for k in key]
+            scores = [math.exp(float((q[part] @ k[part]).detach()) / math.sqrt(size)) for k in key]
             parts.append(sum(s * v[part] for s, v in zip(scores, value, strict=True)) / sum(scores))
         rows.append(torch.cat(parts))
     return linear(layer.output, torch.stack(rows))
@@ -80,7 +80,7 @@ def relevance(gate: Any, text: Tensor, image: Tensor, told: Tensor) -> float:
     means = [sum(x[1:], x[0]) / len(x) for x in (text, image, told)]
     first = torch.cat([gate.text.weight, gate.image.weight], dim=1)
     hidden = (first @ torch.cat(means) + gate.text.bias).clamp(min=0)
-    return float((gate.score.weight[0] @ hidden + gate.score.bias[0]).sigmoid())
+    return float((gate.score.weight[0] @ hidden + gate.score.bias[0]).sigmoid().detach())
 
 
 def span_states(reader: Any, words: Tensor, spans: list[tuple[int, int]], time: int) -> Any:
