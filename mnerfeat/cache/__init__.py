@@ -3,16 +3,13 @@
 It needs numpy, nothing else. The format is described in `docs/cache-format.md`.
 """
 
-from mnerfeat.cache.exporting import EXPORT_FORMATS, ExportReport, export
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from mnerfeat.cache.feature import Feature
 from mnerfeat.cache.incoming import FeatureRows, TableRows
-from mnerfeat.cache.inspecting import CacheInfo, FeatureInfo, info, verify
-from mnerfeat.cache.merging import MergeReport, merge
-from mnerfeat.cache.migrating import migrate
 from mnerfeat.cache.packing import pack
-from mnerfeat.cache.pruning import PruneReport, prune
 from mnerfeat.cache.reader import FeatureCache
-from mnerfeat.cache.repairing import RepairReport, repair
 from mnerfeat.cache.schema import (
     FAILED,
     MISSING,
@@ -26,6 +23,14 @@ from mnerfeat.cache.schema import (
 )
 from mnerfeat.cache.table import Table
 from mnerfeat.cache.writer import CacheWriter
+
+if TYPE_CHECKING:
+    from mnerfeat.cache.exporting import EXPORT_FORMATS, ExportReport, export
+    from mnerfeat.cache.inspecting import CacheInfo, FeatureInfo, info, verify
+    from mnerfeat.cache.merging import MergeReport, merge
+    from mnerfeat.cache.migrating import migrate
+    from mnerfeat.cache.pruning import PruneReport, prune
+    from mnerfeat.cache.repairing import RepairReport, repair
 
 __all__ = [
     "EXPORT_FORMATS",
@@ -59,3 +64,22 @@ __all__ = [
     "unreadable_id",
     "verify",
 ]
+
+# What neither reading nor writing needs is imported when it is asked for.
+_TOOLS = {
+    "exporting": ("EXPORT_FORMATS", "ExportReport", "export"),
+    "inspecting": ("CacheInfo", "FeatureInfo", "info", "verify"),
+    "merging": ("MergeReport", "merge"),
+    "migrating": ("migrate",),
+    "pruning": ("PruneReport", "prune"),
+    "repairing": ("RepairReport", "repair"),
+}
+_MODULE_OF = {name: module for module, names in _TOOLS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = found
+    return found
