@@ -101,8 +101,17 @@ class Runs:
             "new": summary.new,
             "failed": dict(summary.failed),
             "device": summary.device,
-            "nodes": sum(node["Alive"] for node in ray.nodes()),
+            "nodes": self.alive_once_noticed(1),
         }
+
+    def alive_once_noticed(self, wanted: int) -> int:
+        """Nodes alive; Ray takes a while to notice that one is not."""
+        patience = time.monotonic() + 60
+        while (count := sum(node["Alive"] for node in ray.nodes())) != wanted:
+            if time.monotonic() > patience:
+                break
+            time.sleep(0.5)
+        return count
 
     def tiny_models(self) -> dict[str, Any]:
         """With the models inside the package; a node joins, and one that is used is killed."""
