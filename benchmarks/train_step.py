@@ -29,6 +29,7 @@ from typing import Any
 import open_clip
 import torch
 import transformers
+from recording import machine
 
 from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.tags import TagSet
@@ -329,14 +330,6 @@ The CRF's loss, forward and backward, takes {1000 * crf:.1f} ms of a step at
   {transformers.__version__}.
 - Date: {dt.datetime.now(dt.UTC):%Y-%m-%d}.
 """
-
-
-def machine(device: str) -> str:
-    cores = len(os.sched_getaffinity(0))
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((x.partition(":")[2].strip() for x in lines if "model name" in x), "?")
-    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else "no GPU used"
-    return f"{cores} cores of {model}, {gpu}"
 
 
 if __name__ == "__main__":

@@ -1,28 +1,20 @@
 """Benchmarks run at toy size, leave the records alone, and the documentation names every record."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.scripts import ROOT, load
+
 RESULTS = ROOT / "benchmarks" / "results"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_training_step_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = tmp_path / "record.md"
     sizes = ["--batch", "2", "--steps", "1", "--layers", "1", "--width", "64", "--towers", "0"]
-    results = load("train_step").main([*sizes, "--threads", "1", "--record", str(record)])
+    results = load("benchmarks/train_step.py").main(
+        [*sizes, "--threads", "1", "--record", str(record)]
+    )
     assert [result.name for result in results] == ["text only", "IQCR-MI", "GIFR"]
     assert all(0 < result.update < result.median for result in results)
     text = record.read_text("utf-8")
@@ -36,7 +28,7 @@ def test_a_second_run_of_extraction_at_toy_size(shared: Path, tmp_path: Path) ->
     record = tmp_path / "record.md"
     images = ["--images", str(shared / "data" / "images")]
     sizes = ["--only", "again", "--files", "8", "--repeats", "1", "--threads", "1"]
-    assert load("extract").main([*images, *sizes, "--record", str(record)]) == []
+    assert load("benchmarks/extract.py").main([*images, *sizes, "--record", str(record)]) == []
     assert "8 photographs, everything in the cache already" in record.read_text("utf-8")
 
 

@@ -1,22 +1,16 @@
 """The yardstick of GIFR runs at toy size here, and at its own size with `-m slow`."""
 
-import importlib.util
 import json
-from pathlib import Path
 from statistics import fmean
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from tests.scripts import load
 
 
 @pytest.fixture
-def toy_gifr(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as when it is run as a script
-    spec = importlib.util.spec_from_file_location("toy_gifr", BENCHMARKS / "toy_gifr.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def toy_gifr():
+    return load("benchmarks/toy_gifr.py")
 
 
 def test_it_trains_what_was_not_measured_yet_and_writes_its_record(toy_gifr, tmp_path):

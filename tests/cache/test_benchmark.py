@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cache.scripts import load
+from tests.scripts import load
 
 benchmark = load("benchmarks/cache.py")
 

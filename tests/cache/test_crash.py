@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mnerfeat.cache import packing, storage
-from tests.cache.scripts import load
+from tests.scripts import load
 
 crash = load("tools/cache_crash.py")
 

@@ -16,7 +16,7 @@ from mnerfeat.cache import (
     pack,
     stack_ids,
 )
-from tests.cache.scripts import ROOT, load
+from tests.scripts import ROOT, load
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from mnerfeat.cache.opening import open_sealed
 from mnerfeat.cache.schema import name_hash
 from mnerfeat.errors import CacheError, CacheFormatError
 from tests.cache.builders import put_numbered
-from tests.cache.scripts import load
 from tests.cache.test_golden import GOLDEN
+from tests.scripts import load
 
 fuzz = load("tools/cache_fuzz.py")
 DATA = GOLDEN.read_bytes()

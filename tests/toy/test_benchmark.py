@@ -1,23 +1,16 @@
 """The yardstick runs at toy size here, and at its own size with `-m slow`."""
 
-import importlib.util
-from pathlib import Path
 from statistics import fmean
 from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "toy_heads.py"
+from tests.scripts import load
 
 
 @pytest.fixture(scope="module")
 def toy_heads() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("toy_heads", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("benchmarks/toy_heads.py")
 
 
 def test_benchmark_runs_every_head_and_writes_its_record(toy_heads, tmp_path):
