@@ -6,6 +6,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+def feed_forward(d_model: int, *, dropout: float) -> nn.Sequential:
+    """The feed-forward layer of a transformer block, with four times as many units inside."""
+    return nn.Sequential(
+        nn.Linear(d_model, 4 * d_model),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(4 * d_model, d_model),
+    )
+
+
 class TransformerBlock(nn.Module):
     """Multi-head attention and a feed-forward layer, each with residual and norm after it.
 
@@ -28,12 +38,7 @@ class TransformerBlock(nn.Module):
         self.attention = nn.MultiheadAttention(
             d_model, attention_heads, dropout=dropout, batch_first=True
         )
-        self.feed_forward = nn.Sequential(
-            nn.Linear(d_model, 4 * d_model),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(4 * d_model, d_model),
-        )
+        self.feed_forward = feed_forward(d_model, dropout=dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
 

@@ -1,58 +1,64 @@
 """The graph of a post's images, and the transformer over it (GIFR, eqs. 3 and 4)."""
 
+from abc import ABC, abstractmethod
+from typing import final
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from mnerfeat.heads.blocks import feed_forward
 
 SMALL = 0.02
 """Standard deviation that the vectors added to images start with, as in BERT and Graphormer."""
 
 
-class DegreeEmbedding(nn.Module):
+class ImageEmbedding(nn.Module, ABC):
+    """Adds to every image one of so many learned vectors.
+
+    Args:
+        most_images: Vectors there are; numbers beyond that share the last.
+        d_image: Size of an image's vector.
+    """
+
+    def __init__(self, most_images: int, d_image: int) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(most_images, d_image)
+        nn.init.normal_(self.vectors.weight, std=SMALL)
+
+    @abstractmethod
+    def number(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch places"]:
+        """Which of the vectors: of every image, or (batch, 1). Absent images may have any."""
+
+    def forward(
+        self, image: Float[Tensor, "batch images d_image"], mask: Bool[Tensor, "batch images"]
+    ) -> Float[Tensor, "batch images d_image"]:
+        """The images with their vectors added."""
+        last = self.vectors.num_embeddings - 1
+        added: Tensor = self.vectors(self.number(mask).clamp(0, last))
+        return image + added
+
+
+@final
+class DegreeEmbedding(ImageEmbedding):
     """Eq. 3: h_i = V_i + z_deg(V_i).
 
     Images are nodes, and all images of a post are linked by its text, so each of m images has
     degree m − 1: the vector tells how many images the post has, and nothing else.
-
-    Args:
-        most_images: Vectors there are; posts with more images than that share the last.
-        d_image: Size of an image's vector.
     """
 
-    def __init__(self, most_images: int, d_image: int) -> None:
-        super().__init__()
-        self.vectors = nn.Embedding(most_images, d_image)
-        nn.init.normal_(self.vectors.weight, std=SMALL)
-
-    def forward(
-        self, image: Float[Tensor, "batch images d_image"], mask: Bool[Tensor, "batch images"]
-    ) -> Float[Tensor, "batch images d_image"]:
-        """Add z to every image."""
-        degree = (mask.sum(dim=1) - 1).clamp(0, self.vectors.num_embeddings - 1)
-        z: Tensor = self.vectors(degree)
-        return image + z.unsqueeze(1)  # eq. 3: (batch, images, d_image)
+    def number(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch 1"]:
+        """The degree, the same for all images of a post."""
+        return mask.sum(dim=1, keepdim=True) - 1
 
 
-class PositionEmbedding(nn.Module):
-    """What takes the place of eq. 3 in the ablation without it: a vector for each place.
+@final
+class PositionEmbedding(ImageEmbedding):
+    """What takes the place of eq. 3 in the ablation without it: a vector for each place."""
 
-    Args:
-        most_images: Vectors there are; images beyond that share the last.
-        d_image: Size of an image's vector.
-    """
-
-    def __init__(self, most_images: int, d_image: int) -> None:
-        super().__init__()
-        self.vectors = nn.Embedding(most_images, d_image)
-        nn.init.normal_(self.vectors.weight, std=SMALL)
-
-    def forward(
-        self, image: Float[Tensor, "batch images d_image"], mask: Bool[Tensor, "batch images"]
-    ) -> Float[Tensor, "batch images d_image"]:
-        """Add the vector of its place among the post's images to every image."""
-        place: Int[Tensor, "batch images"] = mask.cumsum(dim=1) - 1
-        added: Tensor = self.vectors(place.clamp(0, self.vectors.num_embeddings - 1))
-        return image + added
+    def number(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch images"]:
+        """The place among the post's images."""
+        return mask.cumsum(dim=1) - 1
 
 
 class GraphAttention(nn.Module):
@@ -121,12 +127,7 @@ class GraphLayer(nn.Module):
         self.standard = standard
         if standard:
             self.output = nn.Linear(d_image, d_image)
-            self.feed_forward = nn.Sequential(
-                nn.Linear(d_image, 4 * d_image),
-                nn.GELU(),
-                nn.Dropout(dropout),
-                nn.Linear(4 * d_image, d_image),
-            )
+            self.feed_forward = feed_forward(d_image, dropout=dropout)
             self.norms = nn.ModuleList(nn.LayerNorm(d_image) for _ in range(2))
             self.dropout = nn.Dropout(dropout)
 
