@@ -12,12 +12,12 @@ from PIL import Image
 
 from mnerfeat.cache import Provenance
 from mnerfeat.errors import ModelError
-from mnerfeat.extractors.base import RECIPE, Extractor, FeatureSpec, Prepared, usual_size
+from mnerfeat.extractors.base import RECIPE, Extractor, FeatureSpec, Prepared
 from mnerfeat.extractors.device import Compute, Numerics
 from mnerfeat.extractors.images import DECODING, UnreadableImageError
 from mnerfeat.extractors.loading import find_model, require, versions
 from mnerfeat.extractors.maniqa import QUALITY, VARIANTS, ManiqaExtractor
-from mnerfeat.extractors.vision import ProcessorPrepare, VisionModel
+from mnerfeat.extractors.vision_extractor import VisionExtractor
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +132,7 @@ class PiqeExtractor:
 
 
 @final
-class ScoreExtractor:
+class ScoreExtractor(VisionExtractor):
     """`quality`: the one output of an image model of `transformers`, as it is; a number.
 
     Args:
@@ -153,42 +153,16 @@ class ScoreExtractor:
                 f"{_OPTION}: {files.name} has {outputs} outputs; a score is one",
                 hint="name a model that was trained with num_labels=1",
             )
-        self._model = VisionModel(files, auto="AutoModelForImageClassification", option=_OPTION)
-        self.features = {QUALITY: FeatureSpec(shape=(), dtype=np.dtype(np.float32))}
-        facts = {
-            "extractor": self.name,
-            "recipe": RECIPE,
-            **files.facts,
-            "decoding": DECODING,
-            "output": "logits[:, 0]",
-            "dtype": "float32",
-            "numerics": numerics,
-            "libraries": versions("torch", "torchvision", "transformers"),
-        }
-        self.provenance: Mapping[str, Provenance] = {QUALITY: Provenance(facts)}
+        super().__init__(
+            files,
+            auto="AutoModelForImageClassification",
+            option=_OPTION,
+            feature=QUALITY,
+            spec=FeatureSpec(shape=(), dtype=np.dtype(np.float32)),
+            output="logits[:, 0]",
+            numerics=numerics,
+        )
 
-    @property
-    def prepare(self) -> ProcessorPrepare:
-        """The model's own image processor."""
-        return self._model.prepare
-
-    def default_size(self, compute: Compute) -> int:
-        """See `Extractor.default_size`."""
-        return usual_size(compute)
-
-    def images_at_once(self, size: int) -> int:
-        """See `Extractor.images_at_once`."""
-        return size
-
-    def load(self, compute: Compute) -> None:
-        """See `Extractor.load`."""
-        self._model.load(compute)
-
-    def extract(self, batch: Sequence[Prepared], size: int) -> Mapping[str, NDArray[Any]]:
-        """See `Extractor.extract`."""
-        return {QUALITY: self._model.run(batch, size, _score)}
-
-
-def _score(output: Any) -> "torch.Tensor":
-    logits: torch.Tensor = output.logits
-    return logits[:, 0]
+    def _rows(self, output: Any) -> "torch.Tensor":
+        logits: torch.Tensor = output.logits
+        return logits[:, 0]

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnerfeat.cache import Provenance
-from mnerfeat.extractors.base import RECIPE, FeatureSpec, Prepare, Prepared, usual_size
+from mnerfeat.extractors.base import FeatureSpec, Prepare, Prepared, usual_size
 from mnerfeat.extractors.detector import IMAGE, Detector
 from mnerfeat.extractors.device import Compute, Numerics
-from mnerfeat.extractors.grid import GridModel
-from mnerfeat.extractors.images import DECODING, UnreadableImageError
+from mnerfeat.extractors.grid import GRID, GridExtractor
+from mnerfeat.extractors.images import UnreadableImageError
 from mnerfeat.extractors.imports import Box, Imported
-from mnerfeat.extractors.loading import versions
 from mnerfeat.extractors.vision import PIXELS, ProcessorPrepare
 
 REGIONS: Final = 3
@@ -84,12 +83,12 @@ class RegionsExtractor:
         dtype: np.dtype[Any],
         numerics: Numerics,
     ) -> None:
-        self._grid = GridModel(reference)
+        self._grid = GridExtractor(reference, dtype=dtype, numerics=numerics)
         self._source = source
-        numbers = np.dtype(np.float32)
+        cells, numbers = self._grid.features[GRID].shape, np.dtype(np.float32)
         self.features = {
             "regions_boxes": FeatureSpec(shape=(REGIONS, 4), dtype=numbers),
-            "regions_grid": FeatureSpec(shape=(REGIONS, *self._grid.shape), dtype=dtype),
+            "regions_grid": FeatureSpec(shape=(REGIONS, *cells), dtype=dtype),
             "regions_count": FeatureSpec(shape=(), dtype=numbers),
         }
         outputs = ("pixels, XYXY", "last_hidden_state of the crops, channels last", "regions")
@@ -101,15 +100,11 @@ class RegionsExtractor:
         self.provenance: Mapping[str, Provenance] = {
             feature: Provenance(
                 {
-                    "extractor": self.name,
-                    "recipe": RECIPE,
-                    **self._grid.facts,
+                    **self._grid.provenance[GRID].facts,
                     **told,
-                    "decoding": DECODING,
+                    "extractor": self.name,
                     "output": output,
                     "dtype": spec.dtype.name,
-                    "numerics": numerics,
-                    "libraries": versions("torch", "torchvision", "transformers"),
                 }
             )
             for (feature, spec), output in zip(self.features.items(), outputs, strict=True)
@@ -149,7 +144,7 @@ class RegionsExtractor:
             rows["regions_count"][row] = count
         every = [{PIXELS: pixels} for crops in cut for pixels in crops[PIXELS]]
         if every:
-            grids = self._grid.run(every, size)
+            grids = self._grid.extract(every, size)[GRID]
             there = np.arange(REGIONS) < rows["regions_count"][:, None]
             rows["regions_grid"][there] = grids
         return rows
