@@ -1,0 +1,62 @@
+"""Images on their way to the devices of a cluster, a bundle at a time, until each is seen to."""
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mnerfeat.errors import ExtractionError
+from mnerfeat.extractors.planning import ImageJob
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS: Final = 5
+"""Times a bundle is tried: nodes come and go, but an image may also be what ends them."""
+
+
+@dataclass
+class Bundle:
+    """Images that a device looks at together."""
+
+    jobs: Sequence[ImageJob]
+    attempts: int = 0
+
+
+class BundleQueue:
+    """Bundles of a plan's images that are still to be handed to a device."""
+
+    def __init__(self, jobs: Sequence[ImageJob]) -> None:
+        self._jobs = jobs
+        self._next = 0
+        self._again: deque[Bundle] = deque()
+
+    @property
+    def left(self) -> bool:
+        """Whether there are any."""
+        return bool(self._again) or self._next < len(self._jobs)
+
+    def take(self, images: int) -> Bundle | None:
+        """The next one, of so many images at most; those that were given back come first."""
+        if self._again:
+            return self._again.popleft()
+        jobs = self._jobs[self._next : self._next + images]
+        self._next += len(jobs)
+        return Bundle(jobs) if jobs else None
+
+    def give_back(self, bundle: Bundle, error: Exception) -> None:
+        """Take a bundle back whose device was lost, for another one.
+
+        Raises:
+            ExtractionError: Where that has happened to it too often.
+        """
+        bundle.attempts += 1
+        if bundle.attempts >= ATTEMPTS:
+            raise ExtractionError(
+                f"images were given to {ATTEMPTS} devices in turn, and each was lost with them "
+                f"(the last one: {str(error).splitlines()[0]}):",
+                faults=[job.name for job in bundle.jobs],
+                hint="what is finished is kept; move these images away, or give nodes more memory",
+            ) from error
+        logger.warning("a node was lost; its images are given to another one")
+        self._again.append(bundle)

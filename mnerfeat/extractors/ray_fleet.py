@@ -1,0 +1,202 @@
+"""The devices of a Ray cluster: each is an actor that holds the models."""
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mnerfeat.errors import ExtractionError
+from mnerfeat.extractors.lane import Rows
+from mnerfeat.extractors.ray_bundles import Bundle
+from mnerfeat.extractors.ray_connection import alive, count_devices, only_on
+from mnerfeat.extractors.ray_nodes import Answer, Looker, Models
+from mnerfeat.extractors.stopping import Stop
+
+logger = logging.getLogger(__name__)
+
+IMAGES_A_TASK: Final = 32
+"""Images that a task decodes: a fraction of a second, far more than a task costs."""
+
+BUNDLES_AHEAD: Final = 2
+"""Bundles that a device has beyond those that are being decoded for it."""
+
+MOST_BUNDLES: Final = 16
+"""Bundles that are decoded at once for one device at most, so that memory stays bounded."""
+
+_STARTS = 3  # times a node may fail to start a device
+_POLL = 0.2  # seconds between looks at the stop signal
+_RECRUIT_SECONDS = 5.0
+_PATIENCE_SECONDS = 60.0  # before saying that no device can be had
+
+
+@dataclass
+class Device:
+    """A device of the cluster, seen from the run."""
+
+    node: str
+    handle: Any
+    ready: Any
+    images: int = 0
+    bundles: dict[Any, Bundle] = field(default_factory=dict)
+
+
+class Fleet:
+    """The devices of the cluster, as nodes come and go."""
+
+    def __init__(self, ray: Any, models: Models, *, gpus: bool) -> None:
+        self._ray = ray
+        self._models = ray.put(models)
+        self._gpus = gpus
+        self._devices: list[Device] = []
+        self._failed_starts: Counter[str] = Counter()
+        self._cores = 0
+        self._next_look = self._since = time.monotonic()
+        self._used: Counter[str] = Counter()
+
+    def recruit(self) -> None:
+        """Start an actor for every device that has none.
+
+        Raises:
+            ExtractionError: Where no device is left that could be tried.
+        """
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _RECRUIT_SECONDS
+        nodes = alive(self._ray)
+        self._cores = int(sum(node["Resources"].get("CPU", 0) for node in nodes))
+        for node in nodes:
+            id_ = node["NodeID"]
+            here = sum(device.node == id_ for device in self._devices)
+            if self._failed_starts[id_] < _STARTS:
+                for _ in range(here, count_devices(node, gpus=self._gpus)):
+                    self._start(node)
+        if not self._devices:
+            tried = [n for n in nodes if self._failed_starts[n["NodeID"]] >= _STARTS]
+            if tried:
+                raise ExtractionError(
+                    f"none of the {len(tried)} nodes of the Ray cluster keeps a device running",
+                    hint="the logs of its workers say why: ray logs",
+                )
+            self._complain("the Ray cluster has no device that could be used")
+        elif not any(device.images for device in self._devices):
+            self._complain("no device of the Ray cluster is free yet")
+
+    def freest(self) -> Device | None:
+        """The device with the fewest bundles, where it should be given another one."""
+        ready = [device for device in self._devices if device.images]
+        if not ready:
+            return None
+        least = min(ready, key=lambda device: len(device.bundles))
+        tasks = len(ready) * math.ceil(least.images / IMAGES_A_TASK)
+        decoding = min(math.ceil(self._cores / tasks), MOST_BUNDLES)
+        return least if len(least.bundles) < BUNDLES_AHEAD + decoding else None
+
+    @property
+    def used(self) -> str:
+        """The devices that were used, in words."""
+        names = [f"{count} × {name}" for name, count in sorted(self._used.items())]
+        return f"{self._used.total()} devices ({', '.join(names)})"
+
+    @property
+    def busy(self) -> bool:
+        """Whether any device has work."""
+        return any(device.bundles for device in self._devices)
+
+    def answers(self) -> Iterator[tuple[Bundle, Answer | Exception]]:
+        """What has come back, or what was lost; waits a moment for something to happen.
+
+        Raises:
+            MnerfeatError: That a node raised: a model is missing there, say.
+        """
+        waited = {ref: device for device in self._devices for ref in device.bundles}
+        waited |= {device.ready: device for device in self._devices if not device.images}
+        if not waited:
+            time.sleep(_POLL)
+            return
+        done, _ = self._ray.wait(list(waited), num_returns=1, timeout=_POLL)
+        for ref in done:
+            device = waited[ref]
+            try:
+                found = self._ray.get(ref)
+            except self._ray.exceptions.RayError as error:
+                lost, cause = self._cause(error)
+                if not lost:  # only what was decoded for it is
+                    yield device.bundles.pop(ref), cause
+                    continue
+                self._retire(device)
+                yield from ((bundle, cause) for bundle in device.bundles.values())
+                device.bundles = {}
+            else:
+                if ref is device.ready:
+                    device.images = found.images
+                    self._used[found.name] += 1
+                else:
+                    yield device.bundles.pop(ref), found
+
+    def read_texts(self, name: str, texts: Sequence[str], stop: Stop) -> tuple[Rows, int]:
+        """Look at some texts now; nothing comes of it where the run is to stop."""
+        while not stop.event.is_set():
+            self.recruit()
+            device = self.freest()
+            if device is None:
+                for _ in self.answers():
+                    pass
+                continue
+            call = device.handle.read_texts.remote(name, texts)
+            try:
+                while not self._ray.wait([call], timeout=_POLL)[0]:
+                    pass
+                rows: tuple[Rows, int] = self._ray.get(call)
+            except self._ray.exceptions.RayError as error:
+                self._cause(error)
+                self._retire(device)
+            else:
+                return rows
+        return {}, 0
+
+    def close(self) -> None:
+        """End all actors."""
+        for device in self._devices:
+            self._ray.kill(device.handle)
+        self._devices = []
+
+    def _start(self, node: Mapping[str, Any]) -> None:
+        # On a CPU it takes no core of Ray's, so that decoding always finds one.
+        made = self._ray.remote(Looker).options(
+            num_cpus=0,
+            num_gpus=1 if self._gpus else 0,
+            max_restarts=0,
+            scheduling_strategy=only_on(node["NodeID"]),
+        )
+        threads = max(1, int(node["Resources"].get("CPU", 1)))
+        handle = made.remote(self._models, "cuda" if self._gpus else "cpu", threads)
+        self._devices.append(Device(node["NodeID"], handle, handle.start.remote()))
+
+    def _retire(self, device: Device) -> None:
+        self._devices.remove(device)
+        self._ray.kill(device.handle)
+        if not device.images:
+            self._failed_starts[device.node] += 1
+        self._next_look = time.monotonic()
+
+    def _cause(self, error: Any) -> tuple[bool, Exception]:
+        """Whether a device was lost, and by what.
+
+        Raises:
+            Exception: What a node raised itself; that would happen on another one too.
+        """
+        exceptions = self._ray.exceptions
+        cause = error
+        while isinstance(cause, exceptions.RayTaskError):
+            cause = cause.cause
+        if not isinstance(cause, exceptions.RayError):
+            raise cause from None
+        return isinstance(error, exceptions.RayActorError), cause
+
+    def _complain(self, what: str) -> None:
+        if time.monotonic() - self._since > _PATIENCE_SECONDS:
+            self._since = time.monotonic()
+            logger.warning("%s; waiting for one", what)
