@@ -334,9 +334,8 @@ def serve(connection_handle: int, memory_handle: int, nice: int) -> None:
     Args:
         connection_handle: Descriptor of its end of the pipe.
         memory_handle: Descriptor of the shared memory.
-        nice: By how much to lower the process's priority.
+        nice: By how much to lower the process's priority once it has begun.
     """
-    os.nice(nice)
     # Ctrl-C reaches the whole group; the run decides, and closes the pipe when it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -351,6 +350,8 @@ def serve(connection_handle: int, memory_handle: int, nice: int) -> None:
         except (ImportError, AttributeError, RuntimeError) as error:
             connection.send(f"{type(error).__name__}: {error}")
             return
+        # Not before: on a busy machine it would take minutes to begin.
+        os.nice(nice)
         connection.send("")
         while True:
             slot, job = connection.recv()

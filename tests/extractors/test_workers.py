@@ -139,3 +139,27 @@ def test_a_worker_that_cannot_start_is_an_error(
         pytest.raises(ExtractionError, match="ended with 7 before it could look"),
     ):
         next(pool.look([Job(path=paths[0], extractors=("vit",))], Event()))
+
+
+class NotesPriority:
+    """Notes the priority of its process when it gets there, and when it is used."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.at_first = os.nice(0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"not": "empty"}
+
+    def __call__(self, image: Any) -> Any:
+        return {"niceness": np.array([self.at_first, os.nice(0)])}
+
+
+@pytest.mark.parametrize("yielding", [False, True])
+def test_a_worker_begins_before_it_lets_others_go_first(paths: list[Path], yielding: bool) -> None:
+    job = Job(path=paths[0], extractors=("vit",))
+    with WorkerPool({"vit": NotesPriority()}, workers=1, timeout=60, yielding=yielding) as pool:
+        ((_, found),) = pool.look([job], Event())
+    prepared = found.prepared["vit"]
+    assert not isinstance(prepared, str)
+    here = os.nice(0)
+    assert prepared["niceness"].tolist() == [here, 19 if yielding else here]
