@@ -202,3 +202,13 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether a GPU failed, after which its process can do nothing more with it.
+
+    Another GPU may well do the same work: memory that rots, a driver that was reset.
+    """
+    import torch  # noqa: PLC0415
+
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)

@@ -1,6 +1,5 @@
 """Images on their way to the devices of a cluster, a bundle at a time, until each is seen to."""
 
-import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +8,11 @@ from typing import Final
 from mnerfeat.errors import ExtractionError
 from mnerfeat.extractors.planning import ImageJob
 
-logger = logging.getLogger(__name__)
-
 ATTEMPTS: Final = 5
 """Times a bundle is tried: nodes come and go, but an image may also be what ends them."""
+
+
+_SHORT = 400  # characters
 
 
 @dataclass
@@ -54,9 +54,15 @@ class BundleQueue:
         if bundle.attempts >= ATTEMPTS:
             raise ExtractionError(
                 f"images were given to {ATTEMPTS} devices in turn, and each was lost with them "
-                f"(the last one: {str(error).splitlines()[0]}):",
+                f"(the last one: {in_short(error)}):",
                 faults=[job.name for job in bundle.jobs],
                 hint="what is finished is kept; move these images away, or give nodes more memory",
             ) from error
-        logger.warning("a node was lost; its images are given to another one")
         self._again.append(bundle)
+
+
+def in_short(error: Exception) -> str:
+    """What an error of Ray says, on one line: the sentences without the table between them."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    said = " ".join(line.strip() for line in lines if line and not line[0].isspace())
+    return said[:_SHORT] or type(error).__name__

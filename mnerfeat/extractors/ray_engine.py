@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, final
 
+import mnerfeat
 from mnerfeat.errors import ConfigError
 from mnerfeat.extractors.base import TextExtractor
 from mnerfeat.extractors.engine import Engine
@@ -26,6 +27,8 @@ from mnerfeat.extractors.stopping import Stop
 from mnerfeat.extractors.workers import Job, pickle_prepares
 
 DEVICES: Final = ("auto", "cpu", "cuda")
+
+_KNOWN = 16  # files by which a node tells whether it sees the images
 
 
 @final
@@ -64,6 +67,7 @@ class RayEngine(Engine):
 
     def _models(self) -> Models:
         return Models(
+            version=mnerfeat.__version__,
             # Nodes make extractors themselves: what they have may differ, which must be found out.
             make=self._make,
             provenance={
@@ -83,6 +87,7 @@ class RayEngine(Engine):
                 libraries |= provenance.facts.get("libraries", {})
         return Decoding(
             run=uuid.uuid4().hex,
+            version=mnerfeat.__version__,
             prepares=pickle_prepares(
                 {
                     name: extractor.prepare
@@ -91,6 +96,7 @@ class RayEngine(Engine):
                 }
             ),
             images=self._config.images.absolute(),
+            known=[job.name for job in self._plan.jobs[:: len(self._plan.jobs) // _KNOWN + 1]],
             libraries=libraries,
             timeout=self._config.image_timeout,
             yielding=yielding,

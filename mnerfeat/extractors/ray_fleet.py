@@ -1,4 +1,8 @@
-"""The devices of a Ray cluster: each is an actor that holds the models."""
+"""The devices of a Ray cluster: each is an actor that holds the models.
+
+Devices come and go with their nodes. One that is lost gives back what it was given, and is made
+anew where its node still stands; a node whose devices fail again and again is left alone.
+"""
 
 import logging
 import math
@@ -9,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mnerfeat.errors import ExtractionError
+from mnerfeat.extractors.device import is_broken
 from mnerfeat.extractors.lane import Rows
-from mnerfeat.extractors.ray_bundles import Bundle
+from mnerfeat.extractors.ray_bundles import Bundle, in_short
 from mnerfeat.extractors.ray_connection import alive, count_devices, only_on
-from mnerfeat.extractors.ray_nodes import Answer, Looker, Models
+from mnerfeat.extractors.ray_nodes import Answer, Looker, Models, Station
 from mnerfeat.extractors.stopping import Stop
 
 logger = logging.getLogger(__name__)
@@ -20,13 +25,16 @@ logger = logging.getLogger(__name__)
 IMAGES_A_TASK: Final = 32
 """Images that a task decodes: a fraction of a second, far more than a task costs."""
 
+BUNDLES_AT_ONCE: Final = 2
+"""Bundles that a device works on: while one ends, the next has begun."""
+
 BUNDLES_AHEAD: Final = 2
 """Bundles that a device has beyond those that are being decoded for it."""
 
 MOST_BUNDLES: Final = 16
 """Bundles that are decoded at once for one device at most, so that memory stays bounded."""
 
-_STARTS = 3  # times a node may fail to start a device
+_FAILURES = 3  # of its devices, after which a node gets no new one
 _POLL = 0.2  # seconds between looks at the stop signal
 _RECRUIT_SECONDS = 5.0
 _PATIENCE_SECONDS = 60.0  # before saying that no device can be had
@@ -34,9 +42,19 @@ _PATIENCE_SECONDS = 60.0  # before saying that no device can be had
 
 @dataclass
 class Device:
-    """A device of the cluster, seen from the run."""
+    """A device of the cluster, seen from the run.
+
+    Attributes:
+        node: Its node's number in Ray.
+        name: Of the node and the device; the node's alone until it is ready.
+        handle: Of the actor.
+        ready: Its `start`.
+        images: How many it is given at a time; 0 until it is ready.
+        bundles: What it was given, by the call.
+    """
 
     node: str
+    name: str
     handle: Any
     ready: Any
     images: int = 0
@@ -44,14 +62,21 @@ class Device:
 
 
 class Fleet:
-    """The devices of the cluster, as nodes come and go."""
+    """The devices of the cluster, as nodes come and go.
+
+    Args:
+        ray: The package, connected.
+        models: What each device runs.
+        gpus: Whether a device is a GPU; otherwise it is a node's processor.
+    """
 
     def __init__(self, ray: Any, models: Models, *, gpus: bool) -> None:
         self._ray = ray
         self._models = ray.put(models)
         self._gpus = gpus
         self._devices: list[Device] = []
-        self._failed_starts: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._last_failure = ""
         self._cores = 0
         self._next_look = self._since = time.monotonic()
         self._used: Counter[str] = Counter()
@@ -70,19 +95,21 @@ class Fleet:
         for node in nodes:
             id_ = node["NodeID"]
             here = sum(device.node == id_ for device in self._devices)
-            if self._failed_starts[id_] < _STARTS:
+            if self._failures[id_] < _FAILURES:
                 for _ in range(here, count_devices(node, gpus=self._gpus)):
                     self._start(node)
         if not self._devices:
-            tried = [n for n in nodes if self._failed_starts[n["NodeID"]] >= _STARTS]
+            tried = [n for n in nodes if self._failures[n["NodeID"]] >= _FAILURES]
             if tried:
                 raise ExtractionError(
-                    f"none of the {len(tried)} nodes of the Ray cluster keeps a device running",
-                    hint="the logs of its workers say why: ray logs",
+                    f"none of the {len(tried)} nodes of the Ray cluster keeps a device running; "
+                    f"the last failure: {self._last_failure}",
+                    hint="install the same mnerfeat[ray] on every node; the logs of Ray's workers "
+                    "say more: ray logs",
                 )
             self._complain("the Ray cluster has no device that could be used")
         elif not any(device.images for device in self._devices):
-            self._complain("no device of the Ray cluster is free yet")
+            self._complain("no device of the Ray cluster is ready yet")
 
     def freest(self) -> Device | None:
         """The device with the fewest bundles, where it should be given another one."""
@@ -122,17 +149,17 @@ class Fleet:
             try:
                 found = self._ray.get(ref)
             except self._ray.exceptions.RayError as error:
-                lost, cause = self._cause(error)
-                if not lost:  # only what was decoded for it is
+                cause = self._cause(error)
+                if self._is_lost(error, cause):
+                    self._retire(device, cause)
+                    yield from ((bundle, cause) for bundle in device.bundles.values())
+                    device.bundles = {}
+                else:  # only what was decoded for it is
+                    logger.info("decoded images were lost with a node; they are decoded again")
                     yield device.bundles.pop(ref), cause
-                    continue
-                self._retire(device)
-                yield from ((bundle, cause) for bundle in device.bundles.values())
-                device.bundles = {}
             else:
                 if ref is device.ready:
-                    device.images = found.images
-                    self._used[found.name] += 1
+                    self._welcome(device, found)
                 else:
                     yield device.bundles.pop(ref), found
 
@@ -151,8 +178,7 @@ class Fleet:
                     pass
                 rows: tuple[Rows, int] = self._ray.get(call)
             except self._ray.exceptions.RayError as error:
-                self._cause(error)
-                self._retire(device)
+                self._retire(device, self._cause(error))
             else:
                 return rows
         return {}, 0
@@ -169,32 +195,52 @@ class Fleet:
             num_cpus=0,
             num_gpus=1 if self._gpus else 0,
             max_restarts=0,
+            max_concurrency=BUNDLES_AT_ONCE,
             scheduling_strategy=only_on(node["NodeID"]),
         )
         threads = max(1, int(node["Resources"].get("CPU", 1)))
         handle = made.remote(self._models, "cuda" if self._gpus else "cpu", threads)
-        self._devices.append(Device(node["NodeID"], handle, handle.start.remote()))
+        name = str(node.get("NodeManagerHostname", node["NodeID"]))
+        self._devices.append(Device(node["NodeID"], name, handle, handle.start.remote()))
 
-    def _retire(self, device: Device) -> None:
+    def _welcome(self, device: Device, station: Station) -> None:
+        device.images = station.images
+        device.name = station.name
+        self._used[device.name] += 1
+        ready = sum(bool(device.images) for device in self._devices)
+        logger.info("%s is ready; devices now: %d", device.name, ready)
+
+    def _retire(self, device: Device, cause: Exception) -> None:
         self._devices.remove(device)
         self._ray.kill(device.handle)
+        self._last_failure = f"{device.name}: {in_short(cause)}"
         if not device.images:
-            self._failed_starts[device.node] += 1
+            self._failures[device.node] += 1
+            logger.warning("no device could be started on %s", self._last_failure)
+        else:
+            self._failures[device.node] += is_broken(cause)
+            images = sum(len(bundle.jobs) for bundle in device.bundles.values())
+            logger.warning(
+                "a device was lost; others look at its %d images: %s", images, self._last_failure
+            )
         self._next_look = time.monotonic()
 
-    def _cause(self, error: Any) -> tuple[bool, Exception]:
-        """Whether a device was lost, and by what.
+    def _cause(self, error: Any) -> Exception:
+        """What made a call fail.
 
         Raises:
-            Exception: What a node raised itself; that would happen on another one too.
+            Exception: What a node raised itself, where that would happen on another one too.
         """
         exceptions = self._ray.exceptions
-        cause = error
+        cause: Exception = error
         while isinstance(cause, exceptions.RayTaskError):
             cause = cause.cause
-        if not isinstance(cause, exceptions.RayError):
+        if not isinstance(cause, exceptions.RayError) and not is_broken(cause):
             raise cause from None
-        return isinstance(error, exceptions.RayActorError), cause
+        return cause
+
+    def _is_lost(self, error: Exception, cause: Exception) -> bool:
+        return isinstance(error, self._ray.exceptions.RayActorError) or is_broken(cause)
 
     def _complain(self, what: str) -> None:
         if time.monotonic() - self._since > _PATIENCE_SECONDS:

@@ -13,10 +13,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from threading import Event
 from typing import final
 
+import mnerfeat
 from mnerfeat.cache import Provenance
 from mnerfeat.errors import ConfigError, ExtractionError, ModelError
 from mnerfeat.extractors.base import Extractor
@@ -38,16 +40,20 @@ class Decoding:
 
     Attributes:
         run: Tells runs apart.
+        version: Of mnerfeat.
         prepares: By extractor, pickled; only the processes that decode unpickle them.
         images: The images folder, which every node must reach by this path.
+        known: Some files in it that the run has read.
         libraries: Versions that the provenance names.
         timeout: Seconds after which decoding one image is given up.
         yielding: Let everything else on the node's cores go first.
     """
 
     run: str
+    version: str
     prepares: bytes
     images: Path
+    known: Sequence[str]
     libraries: Mapping[str, str]
     timeout: float
     yielding: bool
@@ -58,12 +64,14 @@ class Models:
     """What looking takes, told to every node once.
 
     Attributes:
+        version: Of mnerfeat.
         make: Makes the extractors.
         provenance: Of every feature, as the run records it.
         folder: Where the run was started: paths of models may be relative to it.
         config: Of the run.
     """
 
+    version: str
     make: Callable[[], Sequence[Extractor]]
     provenance: Mapping[str, Provenance]
     folder: Path
@@ -111,16 +119,13 @@ def decode(decoding: Decoding, jobs: Sequence[Job]) -> list[Look]:
 
     Raises:
         ConfigError: Where this node does not see the images folder.
-        ModelError: Where this node has other versions of libraries than the run records.
+        ModelError: Where this node has another mnerfeat, or other libraries, than the run records.
     """
-    if not decoding.images.is_dir():
-        raise ConfigError(
-            f"node {socket.gethostname()} does not see the images folder {decoding.images}",
-            hint="put it on a file system that all nodes share, under the same path",
-        )
     pool = _pools.get(decoding.run)
     if pool is None:
+        _check_version(decoding.version)
         _check_libraries(decoding.libraries)
+        _check_images(decoding.images, decoding.known)
         for old in _pools.values():
             old.close()
         _pools.clear()
@@ -131,8 +136,17 @@ def decode(decoding: Decoding, jobs: Sequence[Job]) -> list[Look]:
     return [looks[number] for number in range(len(jobs))]
 
 
+def _check_version(wanted: str) -> None:
+    if mnerfeat.__version__ != wanted:
+        raise ModelError(
+            f"node {socket.gethostname()} has mnerfeat {mnerfeat.__version__}, not {wanted} as the "
+            "machine that the run was started on",
+            hint=f"pip install 'mnerfeat[ray]=={wanted}' on every node",
+        )
+
+
 def _check_libraries(wanted: Mapping[str, str]) -> None:
-    here = versions(*wanted)
+    here = {package: _version(package) for package in wanted}
     if here != dict(wanted):
         raise ModelError(
             f"node {socket.gethostname()} has other versions of libraries than the machine that "
@@ -143,6 +157,26 @@ def _check_libraries(wanted: Mapping[str, str]) -> None:
                 if here[package] != version
             ],
             hint="install the same versions on every node",
+        )
+
+
+def _version(package: str) -> str:
+    try:
+        return versions(package)[package]
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _check_images(folder: Path, known: Sequence[str]) -> None:
+    """Refuse where nothing is seen: not where one file was deleted meanwhile.
+
+    A folder that another disk should be mounted on is there, and empty.
+    """
+    if known and not any(os.access(folder / name, os.R_OK) for name in known):
+        raise ConfigError(
+            f"node {socket.gethostname()} cannot read the images in {folder}: none of "
+            f"{len(known)} that the run has read, {known[0]} for one",
+            hint="put them on a file system that all nodes share, under the same path",
         )
 
 
@@ -171,8 +205,9 @@ class Looker:
 
         Raises:
             ExtractionError: Where they are others than the run records.
-            ModelError: Where a model is not here.
+            ModelError: Where a model is not here, or this node has another mnerfeat.
         """
+        _check_version(self._models.version)
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         if self._models.folder.is_dir():
             os.chdir(self._models.folder)

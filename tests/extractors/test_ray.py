@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
 
+import mnerfeat
 from mnerfeat.errors import ConfigError, ExtractionError, ModelError
 from mnerfeat.extractors import ray_nodes
 from mnerfeat.extractors.config import ExtractConfig
@@ -99,8 +101,10 @@ class TestNode:
     def decoding(self, folder: Path, **changes: Any) -> Decoding:
         given: dict[str, Any] = {
             "run": "a run",
+            "version": mnerfeat.__version__,
             "prepares": pickle_prepares({"vit": fakes.FakePrepare("vit")}),
             "images": folder,
+            "known": ["0.png", "bad.jpg"],
             "libraries": {},
             "timeout": 60.0,
             "yielding": False,
@@ -116,6 +120,7 @@ class TestNode:
 
     def models(self, extractor: fakes.FakeExtractor, wanted: fakes.FakeExtractor) -> Models:
         return Models(
+            version=mnerfeat.__version__,
             make=lambda: [extractor],
             provenance=wanted.provenance,
             folder=Path.cwd(),
@@ -142,14 +147,35 @@ class TestNode:
         assert all(not look.prepared for look in answer.looks)  # pixels do not travel back
 
     def test_one_without_the_images_refuses(self, jobs: list[Job], tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="does not see the images folder") as refused:
-            decode(self.decoding(tmp_path / "elsewhere"), jobs)
-        assert "file system that all nodes share" in str(refused.value)
+        empty = tmp_path / "nothing is mounted here"
+        empty.mkdir()
+        for folder in (empty, tmp_path / "nowhere"):
+            with pytest.raises(ConfigError, match="cannot read the images") as refused:
+                decode(self.decoding(folder), jobs)
+            assert "file system that all nodes share" in str(refused.value)
+            assert "0.png" in str(refused.value)
+
+    def test_an_image_that_was_deleted_costs_itself_alone(
+        self, jobs: list[Job], tmp_path: Path
+    ) -> None:
+        jobs[0].path.unlink()
+        looks = decode(self.decoding(tmp_path), jobs)
+        assert [look.reason is None for look in looks] == [False, *[True] * 5, False]
+
+    def test_one_with_another_mnerfeat_refuses(self, jobs: list[Job], tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=r"has mnerfeat .*, not 7\.0 as") as refused:
+            decode(self.decoding(tmp_path, version="7.0"), jobs)
+        assert "mnerfeat[ray]==7.0" in str(refused.value)
+        models = replace(self.models(fakes.make("vit", "m"), fakes.make("vit", "m")), version="7.0")
+        with pytest.raises(ModelError, match="has mnerfeat"):
+            Looker(models, "cpu", 1).start()
 
     def test_one_with_other_libraries_refuses(self, jobs: list[Job], tmp_path: Path) -> None:
+        wanted = {"pillow": "3", "no-such-package": "1"}
         with pytest.raises(ModelError, match="other versions") as refused:
-            decode(self.decoding(tmp_path, libraries={"pillow": "3"}), jobs)
-        assert any(fault.endswith("not 3") for fault in refused.value.faults)
+            decode(self.decoding(tmp_path, libraries=wanted), jobs)
+        assert refused.value.faults[0].endswith("not 3")
+        assert refused.value.faults[1] == "no-such-package: not installed, not 1"
 
     def test_one_with_another_model_refuses(self) -> None:
         models = self.models(fakes.make("vit", "other"), fakes.make("vit", "model"))
