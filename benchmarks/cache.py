@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 from cache_readers import READERS, Candidate
 from numpy.typing import NDArray
-from recording import machine
+from recording import CLOCKS, RESULTS, add_clock, machine, publish
 
 from mnerfeat.cache import CacheWriter, FeatureCache, FeatureRows, Provenance, TableRows, pack
 from mnerfeat.cache.encoding import FeatureContent, NamesContent, TableContent, checksums
 from mnerfeat.cache.layout import Array
 from mnerfeat.cache.rewriting import rewrite
 
-RECORD = Path(__file__).parent / "results" / "cache.md"
+RECORD = RESULTS / "cache.md"
 MADE_BY = Provenance({"model": "random numbers"})
 BATCH = 64
 SCAN = 1024
@@ -114,12 +114,6 @@ def large_name(row: int) -> bytes:
 
 
 # Measuring.
-
-
-CLOCKS: Mapping[str, Callable[[], float]] = {
-    "wall": time.perf_counter,
-    "processor": time.process_time,
-}
 
 
 @dataclass(frozen=True)
@@ -409,7 +403,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--folder", type=Path, default=None, help="where to work")
     parser.add_argument("--record", type=Path, default=RECORD)
     parser.add_argument("--only", choices=MEASURED, default=None)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    add_clock(parser)
     chosen = parser.parse_args(argv)
     watch = Stopwatch(chosen.clock, TOY if chosen.toy else Size())
     sections = {} if chosen.only is None else recorded(chosen.record)
@@ -430,8 +424,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     ]
     written = [sections[name] for name in MEASURED if name in sections]
     text = "\n\n".join(["\n".join(head), *written]) + "\n"
-    chosen.record.write_text(text)
-    print(text)
+    publish(text, chosen.record)
     return text
 
 

@@ -11,7 +11,6 @@ other work on the machine weighs little. The record goes to `benchmarks/results/
 """
 
 import argparse
-import datetime as dt
 import json
 import os
 import platform
@@ -21,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,19 +32,17 @@ import torch
 import transformers
 from PIL import Image
 from pyiqa.models.inference_model import InferenceModel
-from recording import machine
+from recording import CLOCKS, RESULTS, add_clock, begin, ending, machine, publish
 from safetensors.torch import load_file, save_file
 
 from mnerfeat.extractors.config import ExtractConfig
 from mnerfeat.extractors.device import choose_compute
 from mnerfeat.extractors.run import extract
 
-RESULTS = Path(__file__).parent / "results"
 GFLOPS = {"vit": 35.0, "clip": 8.8, "maniqa 500×375": 6055.0, "maniqa 224×224": 6055.0}
 """Of stock per image, two for each multiply-add: ViT-B/16, CLIP ViT-B/32, MANIQA's 20 crops."""
 
-
-CLOCKS = {
+CLOCK_WORDS = {
     "wall": "clock on the wall",
     "processor": "processor (all threads of the main process together), because others were using "
     "the\nmachine",
@@ -88,23 +84,14 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--numerics", default="fast")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", nargs="*", default=["vit", "clip", "maniqa", "again"])
-    parser.add_argument(
-        "--clock",
-        choices=["wall", "processor"],
-        default="wall",
-        help="processor: seconds of processor time, for a machine that others use too",
-    )
+    add_clock(parser)
     parser.add_argument("--record", type=Path, default=None)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     chosen = options(argv)
-    torch.set_num_threads(chosen.threads)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    begin(chosen.threads)
     rows: list[Row] = []
     again = None
     with tempfile.TemporaryDirectory() as folder:
@@ -124,11 +111,8 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
             again = second_run(chosen, work)
         limit = peak(chosen) if rows else 0.0
         text = record(chosen, rows, (again or "not measured.", start_up(chosen)), limit)
-    print(text)
     kind = "gpu" if chosen.device.startswith("cuda") else "cpu"
-    path = chosen.record or RESULTS / f"extract_{kind}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    publish(text, chosen.record or RESULTS / f"extract_{kind}.md")
     return rows
 
 
@@ -178,7 +162,7 @@ def compare(
     for extractor in extractors:
         extractor.load(compute)
         extractor.prepare  # noqa: B018  (loads the processor)
-    clock = time.process_time if chosen.clock == "processor" else time.perf_counter
+    clock = CLOCKS[chosen.clock]
     best = {"stock": float("inf"), "ours": float("inf")}
     for turn in range(chosen.repeats):
         start = clock()
@@ -285,7 +269,7 @@ def second_run(chosen: argparse.Namespace, work: Path) -> str:
 def peak(chosen: argparse.Namespace) -> float:
     """What one large product of matrices reaches here, in GFLOP/s: the limit to compare with."""
     device, gpu = chosen.device, chosen.device.startswith("cuda")
-    clock = time.process_time if chosen.clock == "processor" else time.perf_counter
+    clock = CLOCKS[chosen.clock]
     side, dtype = (8192, torch.float16) if gpu else (2048, torch.float32)
     a = torch.randn(side, side, device=device, dtype=dtype)
     best = float("inf")
@@ -328,13 +312,14 @@ def record(
     number = "float16" if chosen.device.startswith("cuda") else "float32"
     workers = "by default" if chosen.workers is None else chosen.workers
     libraries = (torch, transformers, open_clip, timm)
-    versions = ", ".join(f"{library.__name__} {library.__version__}" for library in libraries)
+    versions = {library.__name__: library.__version__ for library in libraries}
+    last = ending(machine(chosen.device), {"python": platform.python_version(), **versions})
     return f"""# Extraction against the models' own loops
 
 `python benchmarks/extract.py --images {chosen.images} --device {chosen.device}`:
 same weights (random), same images, same device, both in turns in one run, best of
 {chosen.repeats}. Ours is a whole run of `extract`, from the folder to the sealed cache, with
-loaded models. Seconds are those of the {CLOCKS[chosen.clock]}.
+loaded models. Seconds are those of the {CLOCK_WORDS[chosen.clock]}.
 
 | | images | stock, images/s | ours, images/s | ratio | share of the limit |
 |---|---|---|---|---|---|
@@ -349,9 +334,7 @@ A second run: {others[0]}
 `mnerfeat --help` has answered after {others[1]:.2f} s.
 
 - Numerics: {chosen.numerics}; workers: {workers}; torch threads: {chosen.threads}.
-- Machine: {machine(chosen.device)}; load average at the end {os.getloadavg()[0]:.1f}.
-- Versions: python {platform.python_version()}, {versions}.
-- Date: {dt.datetime.now(dt.UTC):%Y-%m-%d}.
+{chr(10).join(last)}
 """
 
 

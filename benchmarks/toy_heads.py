@@ -11,16 +11,14 @@ and it writes its record to `benchmarks/results/toy_heads.md`.
 
 import argparse
 import logging
-import os
-import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from recording import machine
+from recording import RESULTS, chosen_options, ending, f1_rows, machine, publish
 
 from mnerfeat.cache import FeatureCache
 from mnerfeat.checkpoint import library_versions
@@ -37,37 +35,38 @@ from mnerfeat.toy import World, WorldConfig, backbone, make_world
 from mnerfeat.training import TrainingConfig, train
 from mnerfeat.training.data import load_training_data
 
-RECORD = Path(__file__).parent / "results" / "toy_heads.md"
+RECORD = RESULTS / "toy_heads.md"
+WHOLE = "IQCR-MI"
 
 HEADS: Mapping[str, HeadConfig] = {
     "text only": TextOnlyConfig(),
-    "IQCR-MI": IqcrConfig(),
+    WHOLE: IqcrConfig(),
     "w/o IQW": IqcrConfig(ablation="no-iqw"),
     "w/o CMW": IqcrConfig(ablation="no-cmw"),
 }
 
 
-def options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Heads on the toy world")
+def toy_options(
+    description: str, heads: Mapping[str, HeadConfig], record: Path
+) -> argparse.ArgumentParser:
+    """What every benchmark on the toy world may be asked for."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--world", type=int, default=0, help="seed of the world")
     parser.add_argument("--train", type=int, default=1200, help="posts to train on")
     parser.add_argument("--dev", type=int, default=200, help="posts to select on")
     parser.add_argument("--test", type=int, default=600, help="posts to score on")
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
+    parser.add_argument("--heads", nargs="+", choices=heads, default=list(heads))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--record", type=Path, default=RECORD)
-    return parser.parse_args(argv)
+    parser.add_argument("--record", type=Path, default=record)
+    return parser
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
-    """F1 on test in percent, by head and seed."""
-    chosen = options(argv)
-    logging.basicConfig(level=logging.WARNING)
-    torch.set_num_threads(chosen.threads)
-    training = TrainingConfig(
-        epochs=chosen.epochs,
+def toy_training(epochs: int) -> TrainingConfig:
+    """What the toy world is learned well with."""
+    return TrainingConfig(
+        epochs=epochs,
         batch_size=32,
         encoder_lr=5e-4,
         fusion_lr=1e-3,
@@ -75,6 +74,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
         patience=0,
         device="cpu",
     )
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
+    """F1 on test in percent, by head and seed."""
+    chosen = toy_options("Heads on the toy world", HEADS, RECORD).parse_args(argv)
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(chosen.threads)
+    training = toy_training(chosen.epochs)
     found: dict[str, list[float]] = {}
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -95,10 +102,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
             ]
             seconds[f"a training of {name}"] = (time.perf_counter() - started) / len(chosen.seeds)
             print(f"{name}: {', '.join(f'{value:.1f}' for value in found[name])}", flush=True)
-    text = record(found, seconds, world.config, training, chosen.threads)
-    chosen.record.parent.mkdir(parents=True, exist_ok=True)
-    chosen.record.write_text(text, "utf-8")
-    print(text)
+    publish(record(found, seconds, world.config, training, chosen.threads), chosen.record)
     return found
 
 
@@ -137,21 +141,7 @@ def record(
     training: TrainingConfig,
     threads: int,
 ) -> str:
-    rows = []
-    full = found.get("IQCR-MI")
-    for name, values in found.items():
-        mean = statistics.fmean(values)
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        behind = "" if full is None else f"{mean - statistics.fmean(full):+.1f}"
-        each = ", ".join(f"{value:.1f}" for value in values)
-        rows.append(f"| {name} | **{mean:.1f}**{spread} | {behind} | {each} |")
     times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
-    changed = {
-        name: value
-        for name, value in asdict(training).items()
-        if value != getattr(TrainingConfig(), name)
-    }
-    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     return "\n".join(
         [
             "# Heads on the toy world",
@@ -161,14 +151,12 @@ def record(
             "",
             "| head | F1 | against IQCR-MI | by seed |",
             "|---|---|---|---|",
-            *rows,
+            *f1_rows(found, WHOLE),
             "",
             f"- World: seed {world.seed}, {world.train} / {world.dev} / {world.test} posts.",
-            f"- Options other than the defaults: {changed}.",
+            f"- Options other than the defaults: {chosen_options(training)}.",
             f"- Time: {times}, with {threads} thread(s).",
-            f"- Machine: {machine()}; load average at the end {os.getloadavg()[0]:.1f}.",
-            f"- Versions: {versions}.",
-            f"- Date: {time.strftime('%Y-%m-%d', time.gmtime())}.",
+            *ending(machine(), library_versions()),
             "",
         ]
     )

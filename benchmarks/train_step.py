@@ -12,14 +12,10 @@ take minutes a step here. The record goes to `benchmarks/results/`.
 """
 
 import argparse
-import datetime as dt
-import os
 import platform
 import random
 import statistics
 import tempfile
-import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,7 +25,7 @@ from typing import Any
 import open_clip
 import torch
 import transformers
-from recording import machine
+from recording import CLOCKS, RESULTS, add_clock, begin, ending, machine, publish
 
 from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.tags import TagSet
@@ -44,8 +40,6 @@ from mnerfeat.text import TextConfig, TextEncoder
 from mnerfeat.training import TrainingConfig
 from mnerfeat.training.fitting import optimizer
 from mnerfeat.training.model import Collator, Examples, TrainingStep
-
-RESULTS = Path(__file__).parent / "results"
 
 SYSTEMS: Mapping[str, HeadConfig] = {
     "text only": TextOnlyConfig(),
@@ -88,23 +82,14 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--towers", type=int, default=1, help="steps with the towers in the loop")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--clock",
-        choices=["wall", "processor"],
-        default="wall",
-        help="processor: seconds of processor time, for a machine that others use too",
-    )
+    add_clock(parser)
     parser.add_argument("--record", type=Path, default=None)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Result]:
     chosen = options(argv)
-    torch.set_num_threads(chosen.threads)
-    warnings.simplefilter("ignore")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    begin(chosen.threads)
     posts = draw_posts(chosen.batch * (chosen.steps + 1))
     images = draw_images(posts, torch.device(chosen.device))
     with tempfile.TemporaryDirectory() as folder:
@@ -127,13 +112,9 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
         )
         for name, stepper in steppers.items()
     ]
+    name = "train_step_gpu.md" if chosen.device.startswith("cuda") else "train_step.md"
     text = record(chosen, posts, results, crf_seconds(chosen))
-    print(text)
-    kind = "gpu" if chosen.device.startswith("cuda") else "cpu"
-    name = "train_step.md" if kind == "cpu" else "train_step_gpu.md"
-    path = chosen.record or RESULTS / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    publish(text, chosen.record or RESULTS / name)
     return results
 
 
@@ -230,7 +211,7 @@ class Stepper:
 
 
 def clock_of(chosen: argparse.Namespace) -> Callable[[], float]:
-    read = time.process_time if chosen.clock == "processor" else time.perf_counter
+    read = CLOCKS[chosen.clock]
 
     def now() -> float:
         if chosen.device.startswith("cuda"):
@@ -305,6 +286,12 @@ def record(
     words = statistics.mean(len(post.words) for post in some)
     images = statistics.mean(len(post.images) for post in some)
     clock = "clock on the wall" if chosen.clock == "wall" else "processor, all threads together"
+    where = f"{machine(chosen.device)}; torch threads: {chosen.threads}"
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
     return f"""# What images add to a training step
 
 `python benchmarks/train_step.py --device {chosen.device} --batch {chosen.batch}`:
@@ -324,11 +311,7 @@ work is 138 times that of these two. The cache saves that in every step of every
 The CRF's loss, forward and backward, takes {1000 * crf:.1f} ms of a step at
 34 words: {crf / base:.1%} of text only, which has it too.
 
-- Machine: {machine(chosen.device)}; torch threads: {chosen.threads}; load average
-  {os.getloadavg()[0]:.1f}.
-- Versions: python {platform.python_version()}, torch {torch.__version__}, transformers
-  {transformers.__version__}.
-- Date: {dt.datetime.now(dt.UTC):%Y-%m-%d}.
+{chr(10).join(ending(where, versions))}
 """
 
 
