@@ -58,12 +58,13 @@ class NamesContent:
     @classmethod
     def of(cls, names: Mapping[bytes, int]) -> "NamesContent":
         """From names with their rows."""
-        hashed = sorted((name_hash(name), name, row) for name, row in names.items())
-        hashes = np.frombuffer(b"".join(hash_ for hash_, _, _ in hashed), ">u8")
-        texts = [name for _, name, _ in hashed]
+        given = sorted(names)  # equal hashes keep the order of their names
+        hashes = np.frombuffer(b"".join(map(name_hash, given)), ">u8").astype("<u8")
+        order = np.argsort(hashes, kind="stable")
+        texts = [given[place] for place in order.tolist()]
         return cls(
-            hash=hashes.astype("<u8"),
-            row=np.array([row for _, _, row in hashed], np.uint32),
+            hash=hashes[order],
+            row=np.array([names[text] for text in texts], np.uint32),
             length=np.array([len(text) for text in texts], np.int64),
             texts=texts,
         )

@@ -75,21 +75,26 @@ class TableRows:
         return {name: values for name, values in given.items() if values is not None}
 
 
-def check_rows(table: str, rows: TableRows) -> None:
+def check_rows(table: str, rows: TableRows) -> Mapping[str, int]:
     """Refuse rows that contradict each other.
 
     Args:
         table: `images`, `texts` or `pairs`.
         rows: To be written to it.
 
+    Returns:
+        The position that each name leads to, by the name as the cache keeps it.
+
     Raises:
         CacheError: With every fault.
     """
-    faults = [*_table_faults(table, rows)]
+    names, wrong = _names(rows)
+    faults = [*_table_faults(table, rows), *wrong]
     for name, feature in rows.features.items():
         faults += _feature_faults(name, feature, len(rows.ids))
     if faults:
         raise CacheError(f"these rows of {table} cannot be written:", faults=faults)
+    return names
 
 
 def _table_faults(table: str, rows: TableRows) -> Iterator[str]:
@@ -109,16 +114,19 @@ def _table_faults(table: str, rows: TableRows) -> Iterator[str]:
         yield "pairs need the identities of their texts and images"
     if rows.names and table != "images":
         yield f"names: {table} have none"
-    yield from _name_faults(rows)
 
 
-def _name_faults(rows: TableRows) -> Iterator[str]:
+def _names(rows: TableRows) -> tuple[dict[str, int], list[str]]:
+    """The row of each name as the cache keeps it, and what is wrong with them."""
     leads: dict[str, int] = {}
+    faults = []
+    n_rows = len(rows.ids)
     for name, row in rows.names:
-        if not 0 <= row < len(rows.ids):
-            yield f"name {name!r}: there is no row {row}"
+        if not 0 <= row < n_rows:
+            faults.append(f"name {name!r}: there is no row {row}")
         if leads.setdefault(normalise_name(name), row) != row:
-            yield f"name {name!r}: it leads to two rows"
+            faults.append(f"name {name!r}: it leads to two rows")
+    return leads, faults
 
 
 def _feature_faults(name: str, feature: FeatureRows, n_rows: int) -> Iterator[str]:
@@ -138,9 +146,20 @@ def _feature_faults(name: str, feature: FeatureRows, n_rows: int) -> Iterator[st
         return
     yield from _state_faults(name, feature)
     if feature.data.dtype.kind == "f" and feature.data.size:
-        finite = np.isfinite(feature.data.reshape(n_rows, -1)).all(axis=1)
-        for row in np.flatnonzero(~finite & (feature.state == OK)).tolist():
+        endless = _endless(feature.data).reshape(n_rows, -1).any(axis=1)
+        for row in np.flatnonzero(endless & (feature.state == OK)).tolist():
             yield f"{name}: row {row} is not finite; mark it as failed, with the reason"
+
+
+def _endless(data: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where numbers are infinite or NaN."""
+    found: NDArray[np.bool_]
+    if data.dtype == np.dtype("<f2"):
+        # numpy is slow with halves. In these all bits of the exponent are set.
+        found = (data.view(np.uint16) & np.uint16(0x7C00)) == 0x7C00
+    else:
+        found = ~np.isfinite(data)
+    return found
 
 
 def _state_faults(name: str, feature: FeatureRows) -> Iterator[str]:

@@ -19,7 +19,7 @@ from mnerfeat.cache.incoming import FeatureRows, TableRows, check_rows
 from mnerfeat.cache.joining import Rows, sort_ids
 from mnerfeat.cache.layout import Array, write_sealed
 from mnerfeat.cache.reader import FeatureCache, parts_folder
-from mnerfeat.cache.schema import OK, Provenance, encode_name, normalise_name
+from mnerfeat.cache.schema import OK, Provenance, encode_name
 from mnerfeat.errors import CacheError
 
 
@@ -58,10 +58,9 @@ class CacheWriter:
         """
         given = {"images": images, "texts": texts, "pairs": pairs}
         filled = {name: rows for name, rows in given.items() if rows is not None}
-        for name, rows in filled.items():
-            check_rows(name, rows)
+        names = {name: check_rows(name, rows) for name, rows in filled.items()}
         self._look(filled)
-        tables = {name: self._content(name, rows) for name, rows in filled.items()}
+        tables = {name: self._content(name, rows, names[name]) for name, rows in filled.items()}
         self._sequence = max(self._sequence + 1, time.time_ns())
         uuid = uuid4().hex
         path = parts_folder(self.path) / f"part-{uuid}.h5"
@@ -115,7 +114,7 @@ class CacheWriter:
             )
         self._kinds, self._generations = kinds, generations
 
-    def _content(self, table: str, rows: TableRows) -> TableContent:
+    def _content(self, table: str, rows: TableRows, names: Mapping[str, int]) -> TableContent:
         order, _ = sort_ids(rows.ids)
         position = np.empty(len(order), np.int64)
         position[order] = np.arange(len(order))
@@ -125,11 +124,7 @@ class CacheWriter:
         return TableContent(
             ids=rows.ids[order],
             columns=columns,
-            names=NamesContent.of(
-                {encode_name(normalise_name(name)): int(position[row]) for name, row in rows.names}
-            )
-            if table == "images"
-            else None,
+            names=_names(names, position) if table == "images" else None,
             features={
                 name: self._feature(name, rows, feature, order, position)
                 for name, feature in rows.features.items()
@@ -150,3 +145,9 @@ class CacheWriter:
             provenance=feature.provenance,
             generation=self._generations[name, feature.provenance],
         )
+
+
+def _names(leads: Mapping[str, int], position: Rows) -> NamesContent:
+    """Names with the rows they lead to, once these are in their `position`."""
+    rows = position[np.fromiter(leads.values(), np.int64, len(leads))]
+    return NamesContent.of(dict(zip(map(encode_name, leads), rows.tolist(), strict=True)))

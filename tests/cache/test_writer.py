@@ -154,6 +154,20 @@ def test_all_contradictions_are_in_one_error_and_nothing_is_written(path: Path) 
     assert list(path.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("dtype", ["<f2", "<f4"])
+def test_every_number_that_is_not_finite_is_refused(path: Path, dtype: str) -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    data = bits.view("<f2") if dtype == "<f2" else (bits.astype("<u4") << 16).view("<f4")
+    ids = stack_ids([content_id(bytes(pair)) for pair in bits.view(np.uint8).reshape(-1, 2)])
+    everything = FeatureRows(data=data, state=np.ones(len(data), np.uint8), provenance=VIT)
+    with pytest.raises(CacheError) as caught:
+        CacheWriter(path).put(images=TableRows(ids=ids, features={"all": everything}))
+    assert list(caught.value.faults) == [
+        f"all: row {row} is not finite; mark it as failed, with the reason"
+        for row in np.flatnonzero(~np.isfinite(data)).tolist()
+    ]
+
+
 def test_a_row_that_failed_keeps_no_data(path: Path) -> None:
     rows = feature(["broken"])
     rows.data[:] = 9
