@@ -36,7 +36,10 @@ def toy_command(
 
 def settings_command(
     section: Annotated[
-        str | None, typer.Argument(help="extract, text, train or head.NAME.  [default: all]")
+        str | None,
+        typer.Argument(
+            help="extract, text, train, rank, rank.network or head.NAME.  [default: all]"
+        ),
     ] = None,
 ) -> None:
     """Show every setting of mnerfeat.toml and --set, with its default and what it does."""

@@ -222,7 +222,7 @@ def _write(world: World, made_by: str) -> None:
     for toy in toys:
         if toy.images:
             ranked, blank = toy.ranking()
-            rankings.append({"id": toy.post.id, "images": ranked, "blank": blank})
+            rankings.append({"id": toy.post.id, "images": ranked, "blank": blank, "source": "toy"})
     _write_objects(world.rankings, rankings)
     _write_objects(world.captions, captions)
     _write_objects(world.tags, tags)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnerfeat import __version__
+from mnerfeat.config.describing import sections
 from tests.cache.builders import put_numbered
 from tests.cli.conftest import Program
 
@@ -88,6 +89,12 @@ def test_settings_show_defaults_and_docstrings(program: Program) -> None:
     assert "# encoder_lr = 2e-05" in every
     assert "# Highest learning rate of the text encoder." in every
     assert program("settings", "head.iqcr").out in every
+
+
+def test_settings_help_names_every_section(program: Program) -> None:
+    told = program("settings", "--help").out
+    families = {"head.NAME" if name.startswith("head.") else name for name in sections()}
+    assert [name for name in families if name not in told] == []
 
 
 def test_doctor_looks_without_downloading(program: Program) -> None:

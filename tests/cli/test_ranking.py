@@ -38,7 +38,7 @@ def world(
         assert program("extract", "--features", "vit,clip").code == 0
         learned = program("rank", "train", "--share", "0.5", "--set", "rank.epochs=20")
         assert learned.code == 0, learned.err
-        assert "discriminator: learned from 20 unstated rankings" in learned.out
+        assert "discriminator: learned from 20 toy rankings" in learned.out
         assert learned.out.rstrip().endswith("next: mnerfeat extract --features reward")
         rewards = program("extract", "--features", "reward")
         assert rewards.code == 0, rewards.err

@@ -220,7 +220,7 @@ def test_proxy_tasks_and_import_work_as_they_stand(project):
     assert "15 tasks" in run("tasks")
     assert (project / "ranking-tasks.xml").is_file()
     told = run("import", "rankings.jsonl", "--out", "imported.jsonl")
-    assert "unstated rankings" in told
+    assert "toy rankings" in told
     assert read_rankings(project / "imported.jsonl") == read_rankings(project / "rankings.jsonl")
 
 

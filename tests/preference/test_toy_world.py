@@ -480,7 +480,7 @@ def test_reports_show_the_figures_and_who_ranked(trained):
     text = render_discriminator(saved, toy.discriminator)
     scores = saved.held_out_scores
     assert f"{100 * scores.pairwise:.1f}%" in text
-    assert "unstated rankings" in text
+    assert "toy rankings" in text
     assert "mnerfeat extract --features reward" in text
     proxy = replace(saved, rankings={**saved.rankings, "sources": {"proxy": 7}})
     assert "PROXY (not human)" in render_discriminator(proxy, toy.discriminator)
@@ -494,5 +494,5 @@ def test_reports_show_the_figures_and_who_ranked(trained):
 def test_provenance_tells_who_ranked(trained):
     toy, saved = trained
     made = FeatureCache(toy.cache)[REWARD].provenance
-    assert made.facts["rankings"]["sources"] == dict(saved.sources) == {"unstated": 120}
+    assert made.facts["rankings"]["sources"] == dict(saved.sources) == {"toy": 120}
     assert isinstance(made, Provenance)

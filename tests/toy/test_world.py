@@ -58,6 +58,7 @@ def test_truth_covers_every_post_with_images_and_every_image(world):
     assert [r["id"] for r in rankings] == [id_ for id_, toy in toys.items() if toy.images]
     for ranking in rankings:
         assert (ranking["images"], ranking["blank"]) == toys[ranking["id"]].ranking()
+        assert ranking["source"] == "toy"
     names = [image.name for toy in toys.values() for image in toy.images]
     for path in (world.captions, world.tags, world.regions):
         assert [line["image"] for line in _lines(path)] == names
