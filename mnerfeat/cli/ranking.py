@@ -16,6 +16,7 @@ app = typer.Typer(
 Rankings = Annotated[
     Path, typer.Option("--rankings", help="A file of rankings: images best first, and the blank.")
 ]
+Out = Annotated[Path, typer.Option("--out", help="The file of rankings.")]
 Discriminator = Annotated[
     Path | None,
     typer.Option("--discriminator", help="Its folder.  [default: discriminator]"),
@@ -129,9 +130,7 @@ def eval_command(
 
 @app.command("proxy")
 def proxy_command(
-    out: Annotated[Path, typer.Option("--out", help="The file of rankings.")] = Path(
-        "proxy-rankings.jsonl"
-    ),
+    out: Out = Path("proxy-rankings.jsonl"),
     split: Split = "train",
     threshold: Annotated[
         float | None,
@@ -207,9 +206,7 @@ def tasks_command(
 @app.command("import")
 def import_command(
     path: Annotated[Path, typer.Argument(help="Rankings of another format.")],
-    out: Annotated[Path, typer.Option("--out", help="The file of rankings.")] = Path(
-        "rankings.jsonl"
-    ),
+    out: Out = Path("rankings.jsonl"),
     format_: Annotated[
         Literal["auto", "jsonl", "label-studio", "gifr"],
         typer.Option(
