@@ -32,7 +32,7 @@ class DeviceLane:
     Args:
         extractors: By name; no other lane may use them.
         compute: The device.
-        size: Inputs that run at once, or None for what suits the device.
+        size: Inputs that run at once, or None for what suits the device and its memory.
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class DeviceLane:
         self._extractors = extractors
         self._compute = compute
         self._sizes = {
-            name: size or extractor.default_size(compute) for name, extractor in extractors.items()
+            name: size or compute.fitting_size(extractor.default_size(compute))
+            for name, extractor in extractors.items()
         }
         self._loaded: set[str] = set()
         self._loading = Lock()

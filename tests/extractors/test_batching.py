@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnerfeat.errors import ExtractionError
+from mnerfeat.extractors import device
 from mnerfeat.extractors.base import Prepared
 from mnerfeat.extractors.batching import Batcher
 from mnerfeat.extractors.device import Compute
@@ -54,14 +57,17 @@ class Echo:
         return {"echo": np.array([image["number"] for image in batch], np.float32)}
 
 
-def lane(extractor: Echo, *, kind: str = "cpu", size: int | None = None) -> DeviceLane:
+def lane(
+    extractor: Echo, *, kind: str = "cpu", size: int | None = None, memory: int | None = None
+) -> DeviceLane:
     class Pretended(Compute):
         def claim_thread(self) -> None: ...
         def settle(self) -> None: ...
         def forget_memory(self) -> None: ...
 
-    device: Any = SimpleNamespace(type=kind)
-    return DeviceLane({"echo": extractor}, Pretended(device=device, half=False), size=size)  # type: ignore[dict-item]
+    pretended: Any = SimpleNamespace(type=kind)
+    compute = Pretended(device=pretended, half=True, memory=memory)
+    return DeviceLane({"echo": extractor}, compute, size=size)  # type: ignore[dict-item]
 
 
 def run(lanes: Sequence[DeviceLane], stop: threading.Event | None = None) -> list[int]:
@@ -114,10 +120,10 @@ def test_what_fits_is_found_once_and_kept(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_batches_become_as_small_as_what_fits() -> None:
-    device = lane(Echo((5,)), size=64)
-    assert device.images_at_once("echo") == 64
-    run([device])
-    assert device.images_at_once("echo") == 4
+    only = lane(Echo((5,)), size=64)
+    assert only.images_at_once("echo") == 64
+    run([only])
+    assert only.images_at_once("echo") == 4
 
 
 def test_a_single_image_that_does_not_fit_is_an_error_that_says_what_to_do() -> None:
@@ -162,13 +168,13 @@ def test_batches_that_wait_are_few_however_many_images_there_are() -> None:
             super()._start(name)
             started.append(len(self._queue))
 
-    device = lane(Echo(delay=0.002), size=2)
-    batcher = Counting([device], ["echo"], stop=threading.Event(), done=lambda *_: None)
+    only = lane(Echo(delay=0.002), size=2)
+    batcher = Counting([only], ["echo"], stop=threading.Event(), done=lambda *_: None)
     for i in range(IMAGES):
         batcher.add("echo", bytes([i]), {"number": np.array(i)})
     batcher.finish()
-    device.close()
-    assert max(started) <= device.depth
+    only.close()
+    assert max(started) <= only.depth
 
 
 def test_when_stopped_what_is_done_is_handed_over_and_nothing_is_waited_for() -> None:
@@ -184,3 +190,55 @@ def test_when_stopped_what_is_done_is_handed_over_and_nothing_is_waited_for() ->
     back = run([lane(extractor, size=4)], stop)
     assert len(back) == len(set(back)) < IMAGES
     assert len(back) >= 8
+
+
+@pytest.mark.parametrize(
+    ("gib", "half", "size"),
+    [
+        (139.8, True, 128),  # an H200: more would fit, and gain nothing
+        (11.6, True, 128),  # what a card of 12 GB has
+        (7.6, True, 64),
+        (5.7, True, 32),
+        (3.8, True, 8),
+        (0.5, True, 1),
+        (23.6, False, 128),
+        (15.7, False, 64),
+    ],
+)
+def test_a_small_gpu_begins_with_less(gib: float, half: bool, size: int) -> None:
+    compute = Compute(device=torch.device("cuda"), half=half, memory=int(gib * 2**30))
+    assert compute.fitting_size(128) == size
+
+
+def test_what_is_no_gpu_begins_with_what_is_asked_for() -> None:
+    assert Compute(device=torch.device("cpu"), half=False).fitting_size(16) == 16
+
+
+@given(gib=st.floats(3.5, 300.0), half=st.booleans())
+def test_what_was_measured_fits_into_every_gpu(gib: float, half: bool) -> None:
+    """Two batches of MANIQA's crops, or of ViT's images, beside the weights of all models."""
+    compute = Compute(device=torch.device("cuda"), half=half, memory=int(gib * 2**30))
+    for asked, mib in ((64, 58.4 if half else 117.9), (128, 3.8 if half else 6.9)):
+        size = compute.fitting_size(asked)
+        assert asked % size == 0
+        assert size == 1 or 2 * size * mib + 2.3 * 1024 <= gib * 1024
+        assert size == asked or gib < (11 if half else 19)
+
+
+def test_a_device_begins_with_what_fits_its_memory_unless_told_otherwise() -> None:
+    small = 5 << 30
+    assert lane(Echo(), memory=small).images_at_once("echo") == 4
+    assert lane(Echo(), memory=small, size=16).images_at_once("echo") == 16
+    extractor = Echo((2,))  # less is free than the card has
+    assert sorted(run([lane(extractor, memory=small)])) == list(range(IMAGES))
+    assert extractor.sizes[:2] == [4, 2]
+
+
+def test_the_memory_of_a_gpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(name="a card", total_memory=7 << 30)
+    monkeypatch.setattr(device, "_named", torch.device)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    chosen = device.choose_compute("cuda:1", "fast")
+    assert chosen.memory == 7 << 30
+    assert chosen.half
+    assert device.choose_compute("cpu", "fast").memory is None
