@@ -6,6 +6,9 @@ its own, because Ray writes about lost nodes to standard error and leaves thread
 
 import json
 import logging
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from PIL import Image
 from ray.cluster_utils import Cluster
 
 from mnerfeat.cache import FeatureCache
@@ -21,6 +25,7 @@ from mnerfeat.errors import MnerfeatError
 from mnerfeat.extractors import recording
 from mnerfeat.extractors.config import ExtractConfig
 from mnerfeat.extractors.run import extract
+from mnerfeat.extractors.summary import ExtractSummary
 from tests.extractors import fakes
 from tests.extractors.pictures import encoded, picture
 
@@ -41,11 +46,27 @@ def draw(folder: Path) -> Path:
     return images
 
 
+def config(folder: Path, name: str, **options: Any) -> ExtractConfig:
+    given: dict[str, Any] = {
+        "images": folder / "images",
+        "cache": folder / f"{name}.h5",
+        "device": "cpu",
+        "engine": "ray",
+    }
+    return ExtractConfig(**(given | options))
+
+
+def extract_with_fakes(settings: ExtractConfig, *, delay: float = 0.01) -> ExtractSummary:
+    recording.PART_ROWS = 8  # type: ignore[misc]
+    made = [fakes.make(name, "model", delay) for name in fakes.FEATURES]
+    return extract(settings, texts=TEXTS, extractors=made)
+
+
 class Runs:
     def __init__(self, folder: Path, what: str) -> None:
         self.folder = folder
         self.images = draw(folder)
-        few = what == "fake_models"  # a node takes seconds to start
+        few = what != "tiny_models"  # a node takes seconds to start
         self.cluster = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": int(few), "object_store_memory": MEMORY},
@@ -57,13 +78,7 @@ class Runs:
         return self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
 
     def config(self, name: str, **options: Any) -> ExtractConfig:
-        given: dict[str, Any] = {
-            "images": self.images,
-            "cache": self.folder / f"{name}.h5",
-            "device": "cpu",
-            "engine": "ray",
-        }
-        return ExtractConfig(**(given | options))
+        return config(self.folder, name, **options)
 
     def digest(self, name: str) -> str:
         held = FeatureCache(self.folder / f"{name}.h5")
@@ -87,13 +102,11 @@ class Runs:
 
     def fake_models(self) -> dict[str, Any]:
         """With models that cost nothing: the same as locally, and with a node killed."""
-        recording.PART_ROWS = 8  # type: ignore[misc]
-        made = [fakes.make(name, "model", 0.01) for name in fakes.FEATURES]
-        extract(self.config("local", engine="local", workers=1), texts=TEXTS, extractors=made)
+        extract_with_fakes(self.config("local", engine="local", workers=1))
         seen = self.meanwhile(
             "killed", lambda: self.cluster.remove_node(self.nodes[0], allow_graceful=False)
         )
-        summary = extract(self.config("killed"), texts=TEXTS, extractors=made)
+        summary = extract_with_fakes(self.config("killed"))
         return {
             "same": self.digest("killed") == self.digest("local"),
             "rows_at_the_kill": seen["rows"],
@@ -112,6 +125,33 @@ class Runs:
                 break
             time.sleep(0.5)
         return count
+
+    def killed_driver(self) -> dict[str, Any]:
+        """The process that runs the command is killed, and the command is run again."""
+        (self.images / "killer.png").unlink()
+        extract_with_fakes(self.config("local", engine="local", workers=1))
+        program = [sys.executable, "-m", "tests.extractors.ray_cluster", str(self.folder), "driver"]
+        driver = subprocess.Popen([*program, self.cluster.address])
+        seen = self.meanwhile("killed", driver.kill)
+        code = driver.wait()
+        summary = extract_with_fakes(self.config("killed"))
+        return {
+            "killed": code == -signal.SIGKILL,
+            "rows_at_the_kill": seen["rows"],
+            "new": summary.new,
+            "same": self.digest("killed") == self.digest("local"),
+        }
+
+    def small_store(self) -> dict[str, Any]:
+        """Decoded images that the nodes' memory for objects cannot hold."""
+        for path in self.images.iterdir():
+            path.unlink()
+        for i in range(16):
+            image = Image.new("RGB", (1200, 1000), (10 * i, 7 * i, 255 - i))
+            image.save(self.images / f"{i:02}.png")
+        extract_with_fakes(self.config("local", engine="local", workers=1))
+        summary = extract_with_fakes(self.config("spilt"))
+        return {"new": summary.new, "same": self.digest("spilt") == self.digest("local")}
 
     def tiny_models(self) -> dict[str, Any]:
         """With the models inside the package; a node joins, and one that is used is killed."""
@@ -143,7 +183,7 @@ class Runs:
         ):
             try:
                 extract(
-                    self.config(name.replace(":", ""), features=("vit",), **options),  # type: ignore[arg-type]
+                    self.config(name.replace(":", ""), features=("vit",), **options),
                     extractors=extractors,
                 )
             except (MnerfeatError, RuntimeError) as error:
@@ -152,7 +192,11 @@ class Runs:
 
 
 def main() -> None:
-    folder, what = sys.argv[1:]
+    folder, what, *address = sys.argv[1:]
+    if what == "driver":
+        os.environ["RAY_ADDRESS"] = address[0]
+        extract_with_fakes(config(Path(folder), "killed"), delay=0.05)
+        return
     runs = Runs(Path(folder), what)
     try:
         found = getattr(runs, what)()

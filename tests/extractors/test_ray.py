@@ -78,6 +78,23 @@ def test_nodes_come_and_go_under_real_models(tmp_path: Path) -> None:
 
 @needs_ray
 @pytest.mark.slow
+def test_a_run_whose_own_process_is_killed_goes_on(tmp_path: Path) -> None:
+    found = on_a_cluster(tmp_path, "killed_driver")
+    assert found["killed"]
+    assert 0 < found["rows_at_the_kill"] < 61
+    assert found["new"] <= 61 - found["rows_at_the_kill"]
+    assert found["same"]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_more_decoded_images_than_nodes_have_memory_for(tmp_path: Path) -> None:
+    # 11 MB an image and 4 in a bundle, for two nodes with 100 MB each.
+    assert on_a_cluster(tmp_path, "small_store") == {"new": 16, "same": True}
+
+
+@needs_ray
+@pytest.mark.slow
 def test_what_a_cluster_cannot_do_is_told(tmp_path: Path) -> None:
     told = on_a_cluster(tmp_path, "wrong_nodes")
     assert told["cuda"] == "ConfigError: device: no node of the Ray cluster has a GPU"
