@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mnerfeat.extractors.base import Prepared
 from mnerfeat.extractors.device import Compute
 from mnerfeat.extractors.loading import find_model
-from mnerfeat.extractors.vision import PIXELS, ProcessorPrepare, VisionModel, quiet, unusable
+from mnerfeat.extractors.vision import PIXELS, ProcessorPrepare, VisionModel, load_companion
 
 _OPTION = "captioner"
 NEW_TOKENS: Final = 32
@@ -43,16 +43,8 @@ class Captioner:
 
     def load(self, compute: Compute) -> None:
         """Load tokenizer and weights, unless they are there already."""
-        from transformers import AutoTokenizer  # noqa: PLC0415
-
         if self._tokenizer is None:
-            try:
-                with quiet():
-                    self._tokenizer = AutoTokenizer.from_pretrained(
-                        self._files.folder, local_files_only=True, trust_remote_code=False
-                    )
-            except Exception as error:
-                raise unusable(self._files, _OPTION, error) from error
+            self._tokenizer = load_companion(self._files, auto="AutoTokenizer", option=_OPTION)
         self._model.load(compute)
 
     def tell(self, batch: Sequence[Prepared], size: int) -> list[str]:

@@ -16,7 +16,7 @@ from mnerfeat.extractors.device import Compute
 from mnerfeat.extractors.imports import Box
 from mnerfeat.extractors.loading import find_model
 from mnerfeat.extractors.texts_of_images import joined_tags
-from mnerfeat.extractors.vision import load_whole, quiet, unusable
+from mnerfeat.extractors.vision import load_companion, load_whole
 
 _OPTION = "detector"
 LEAST_SCORE: Final = 0.3
@@ -91,15 +91,7 @@ class Detector:
         """Load processor and weights, unless they are there already."""
         if compute == self._compute:
             return
-        from transformers import AutoImageProcessor  # noqa: PLC0415
-
-        try:
-            with quiet():
-                self._processor = AutoImageProcessor.from_pretrained(
-                    self._files.folder, local_files_only=True, trust_remote_code=False
-                )
-        except Exception as error:
-            raise unusable(self._files, _OPTION, error) from error
+        self._processor = load_companion(self._files, auto="AutoImageProcessor", option=_OPTION)
         model = load_whole(self._files, auto="AutoModelForObjectDetection", option=_OPTION)
         self._model = model.to(compute.device).eval()
         self._compute = compute

@@ -22,6 +22,7 @@ from mnerfeat.extractors.texts_of_images import (
     CAPTION_PIECES,
     TAG_PIECES,
     ImageTextExtractor,
+    Teller,
     joined_tags,
 )
 from mnerfeat.extractors.vit import VitExtractor
@@ -109,13 +110,11 @@ class Wanted:
 
 def _caption(wanted: Wanted) -> Extractor:
     file = wanted.file("captions")
-    return ImageTextExtractor(
+    return _texts(
         "caption",
         read_captions(file) if file else Captioner(wanted.model("captioner", instead="captions")),
-        bert=wanted.model("bert"),
-        pieces=CAPTION_PIECES,
-        dtype=wanted.dtype,
-        numerics=wanted.numerics,
+        CAPTION_PIECES,
+        wanted,
     )
 
 
@@ -128,11 +127,15 @@ def _tags(wanted: Wanted) -> Extractor:
         source = Imported(file=read.file, entries=texts)
     else:
         source = Detector(wanted.model("detector", instead="tags"))
+    return _texts("tags", source, TAG_PIECES, wanted)
+
+
+def _texts(name: str, source: Teller | Imported[str], pieces: int, wanted: Wanted) -> Extractor:
     return ImageTextExtractor(
-        "tags",
+        name,
         source,
         bert=wanted.model("bert"),
-        pieces=TAG_PIECES,
+        pieces=pieces,
         dtype=wanted.dtype,
         numerics=wanted.numerics,
     )

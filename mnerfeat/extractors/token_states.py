@@ -12,7 +12,7 @@ from mnerfeat.errors import ModelError
 from mnerfeat.extractors.base import FeatureSpec, run_padded
 from mnerfeat.extractors.device import Compute
 from mnerfeat.extractors.loading import find_model, versions
-from mnerfeat.extractors.vision import load_whole, positive_int, quiet, unusable
+from mnerfeat.extractors.vision import load_companion, load_whole, positive_int
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +78,7 @@ class TokenStates:
         """
         if compute == self._compute:
             return
-        from transformers import AutoTokenizer  # noqa: PLC0415
-
-        try:
-            with quiet():
-                self._tokenizer = AutoTokenizer.from_pretrained(
-                    self._files.folder, local_files_only=True, trust_remote_code=False
-                )
-        except Exception as error:  # transformers raises nearly anything on a folder that is odd
-            raise unusable(self._files, "bert", error) from error
+        self._tokenizer = load_companion(self._files, auto="AutoTokenizer", option="bert")
         model = load_whole(self._files, auto="AutoModel", option="bert")
         self._model = model.to(compute.device).eval()
         self._compute = compute

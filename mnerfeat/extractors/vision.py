@@ -145,15 +145,9 @@ class VisionModel:
     def _load_processor(self) -> None:
         if self._processor is not None:
             return
-        from transformers import AutoImageProcessor  # noqa: PLC0415
-
-        try:
-            with quiet():
-                self._processor = AutoImageProcessor.from_pretrained(
-                    self._files.folder, local_files_only=True, trust_remote_code=False
-                )
-        except Exception as error:
-            raise unusable(self._files, self._option, error) from error
+        self._processor = load_companion(
+            self._files, auto="AutoImageProcessor", option=self._option
+        )
         self._split = self._can_be_split()
 
     def _can_be_split(self) -> bool:
@@ -199,7 +193,7 @@ def load_whole(files: ModelFiles, *, auto: str, option: str) -> Any:
 
     safe = files.weights[0].suffix == ".safetensors"
     try:
-        with quiet():
+        with _quiet():
             model, told = getattr(transformers, auto).from_pretrained(
                 files.folder,
                 local_files_only=True,
@@ -209,7 +203,7 @@ def load_whole(files: ModelFiles, *, auto: str, option: str) -> Any:
                 output_loading_info=True,
             )
     except Exception as error:  # transformers raises nearly anything on a folder that is odd
-        raise unusable(files, option, error) from error
+        raise _unusable(files, option, error) from error
     lost = [
         *sorted(name for name in told["missing_keys"] if not name.startswith(_UNUSED_WEIGHTS)),
         *sorted(str(entry[0]) for entry in told["mismatched_keys"]),
@@ -224,7 +218,29 @@ def load_whole(files: ModelFiles, *, auto: str, option: str) -> Any:
     return model
 
 
-def unusable(files: ModelFiles, option: str, error: Exception) -> ModelError:
+def load_companion(files: ModelFiles, *, auto: str, option: str) -> Any:
+    """The image processor or the tokenizer that lies beside a model's weights.
+
+    Args:
+        files: Of the model.
+        auto: The name of the `transformers` class that loads it.
+        option: The option that named the model, for messages.
+
+    Raises:
+        ModelError: Where it cannot be made, or code of its own would have to run.
+    """
+    import transformers  # noqa: PLC0415
+
+    try:
+        with _quiet():
+            return getattr(transformers, auto).from_pretrained(
+                files.folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # transformers raises nearly anything on a folder that is odd
+        raise _unusable(files, option, error) from error
+
+
+def _unusable(files: ModelFiles, option: str, error: Exception) -> ModelError:
     """What to raise where `transformers` cannot make something of a model's folder."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return ModelError(
@@ -269,7 +285,7 @@ def _hashable(values: Any) -> Any:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Without the progress bars and reports that transformers writes while it loads."""
     from transformers.utils import logging as reports  # noqa: PLC0415
 
