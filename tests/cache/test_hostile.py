@@ -28,11 +28,6 @@ fuzz = load("tools/cache_fuzz.py")
 DATA = GOLDEN.read_bytes()
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "features.h5"
-
-
 def test_one_changed_byte_of_metadata_is_an_error_or_changes_nothing(path: Path) -> None:
     """Bytes that no checksum covers are texts that only people read, and padding."""
     whole = FeatureCache(GOLDEN).digest()

@@ -25,11 +25,6 @@ from tests.cache.builders import VIT, feature, images, put_numbered
 TEXT, IMAGE = text_id("a b"), content_id(b"a")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "features.h5"
-
-
 def put_pair(path: Path) -> None:
     reward = FeatureRows(
         data=np.array([0.5], np.float32), state=np.ones(1, np.uint8), provenance=Provenance({})

@@ -12,11 +12,6 @@ from mnerfeat.errors import CacheError, CacheFormatError, StorageError
 from tests.cache.builders import put_numbered
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "features.h5"
-
-
 def rewrite(path: Path, contents: Contents) -> None:
     arrays = {name: Array.of(array) for name, array in contents.arrays.items()}
     write_sealed(path, contents.attributes, arrays)

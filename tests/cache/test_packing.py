@@ -33,11 +33,6 @@ for step in range(10_000):
 """
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "features.h5"
-
-
 def assert_tidy(path: Path) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == ["features.h5"]
 

@@ -24,11 +24,6 @@ from mnerfeat.errors import CacheError, CacheLookupError, ProvenanceError
 from tests.cache.builders import VIT, feature, images, put_numbered
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "features.h5"
-
-
 def test_rows_come_back_by_name_packed_or_not(path: Path) -> None:
     put_numbered(path, range(10))
     put_numbered(path, range(10, 20))

@@ -27,11 +27,6 @@ from mnerfeat.errors import CacheError
 from tests.cache.builders import VIT, feature, images, put_numbered
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "features.h5"
-
-
 def written(path: Path) -> None:
     """Images, a failure, texts and pairs, in a packed file and two parts."""
     put_numbered(path, range(12))

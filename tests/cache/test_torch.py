@@ -24,11 +24,6 @@ torch = pytest.importorskip("torch")
 data = torch.utils.data
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "features.h5"
-
-
 def test_a_tensor_takes_no_memory(path: Path) -> None:
     n_rows, width = 20_000, 512
     ids = np.random.default_rng(0).integers(0, 256, (n_rows, 32), np.uint8)

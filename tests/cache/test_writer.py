@@ -22,11 +22,6 @@ from mnerfeat.errors import CacheError
 from tests.cache.builders import VIT, feature, images, put_numbered
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "features.h5"
-
-
 def numbers(path: Path, name: str = "vit_cls") -> dict[str, float | None]:
     """Each name's first number, None where it has none."""
     cache = FeatureCache(path)
