@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from mnerfeat.heads.dpe.packed import Packed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
@@ -46,22 +48,25 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch queries d_model"],
-        memory: Float[Tensor, "batch keys d_model"],
-        count: Float[Tensor, "batch keys"],
-    ) -> Float[Tensor, "batch queries d_model"]:
-        """Attend from `x` to the part of `memory` with a count above 0; there must be some."""
-        # exp(score + log n) = n exp(score): as if the key stood there n times.
-        bias = count.log()[:, None, None, :].to(x.dtype)
-        query, key, value = (
-            self.split(layer(vectors))
-            for layer, vectors in ((self.query, x), (self.key, memory), (self.value, memory))
+        x: Packed,
+        *memory: Packed,
+    ) -> Float[Tensor, "rows d_model"]:
+        """Attend from each vector of `x` to all of `memory` that its post has; there must be some.
+
+        Args:
+            x: The queries.
+            memory: Keys and values; where there are several, side by side.
+        """
+        count = torch.cat([part.count for part in memory], dim=1)
+        query = self.split(x.padded(self.query(x.states)))
+        key, value = (
+            torch.cat([self.split(part.padded(layer(part.states))) for part in memory], dim=2)
+            for layer in (self.key, self.value)
         )
-        if query.dtype != bias.dtype:  # under autocast
-            bias = bias.to(query.dtype)
-        bias = bias.expand(-1, -1, query.shape[2], -1)
+        # exp(score + log n) = n exp(score): as if the key stood there n times.
+        bias = count.log()[:, None, None, :].to(query.dtype).expand(-1, -1, query.shape[2], -1)
         found = scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        attended: Tensor = self.output(found.transpose(1, 2).flatten(2))
+        attended: Tensor = self.output(x.pack(found.transpose(1, 2).flatten(2)))
         return attended
 
     def split(
@@ -85,22 +90,15 @@ class SpanAggregator(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(blocks.d_model) for _ in range(2))
         self.dropout = nn.Dropout(blocks.dropout)
 
-    def among(
-        self, spans: Float[Tensor, "batch spans d_model"], count: Float[Tensor, "batch spans"]
-    ) -> Float[Tensor, "batch spans d_model"]:
+    def among(self, spans: Packed) -> Packed:
         """The first half."""
-        hidden: Tensor = self.norms[0](spans + self.dropout(self.own(spans, spans, count)))
-        return hidden
+        attended = self.own(spans, spans)
+        return spans.holding(self.norms[0](spans.states + self.dropout(attended)))
 
-    def gather(
-        self,
-        hidden: Float[Tensor, "batch spans d_model"],
-        memory: Float[Tensor, "batch keys d_model"],
-        count: Float[Tensor, "batch keys"],
-    ) -> Float[Tensor, "batch spans d_model"]:
+    def gather(self, hidden: Packed, memory: Packed) -> Packed:
         """The second half."""
-        found: Tensor = self.norms[1](hidden + self.dropout(self.across(hidden, memory, count)))
-        return found
+        attended = self.across(hidden, memory)
+        return hidden.holding(self.norms[1](hidden.states + self.dropout(attended)))
 
 
 class FeedForward(nn.Module):
@@ -116,7 +114,7 @@ class FeedForward(nn.Module):
         )
         self.norm = nn.LayerNorm(blocks.d_model)
 
-    def forward(self, x: Float[Tensor, "batch n d_model"]) -> Float[Tensor, "batch n d_model"]:
+    def forward(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
         """The same shape."""
         out: Tensor = self.norm(x + self.layers(x))
         return out
@@ -166,16 +164,14 @@ class BottleneckTransformer(nn.Module):
 
     def forward(
         self,
-        text: Float[Tensor, "batch n d_model"],
-        count: Float[Tensor, "batch n"],
+        text: Packed,
         seen: Seen,
         weight: Float[Tensor, "batch tokens"],
-    ) -> tuple[Float[Tensor, "batch n d_model"], Float[Tensor, "batch tokens"]]:
+    ) -> tuple[Packed, Float[Tensor, "batch tokens"]]:
         """MBT(text, weight · image).
 
         Args:
             text: The text stream.
-            count: How often each of its vectors occurs.
             seen: The image tokens.
             weight: What each image token is multiplied by.
 
@@ -183,13 +179,10 @@ class BottleneckTransformer(nn.Module):
             The text stream; and how much of the bottleneck tokens' attention went to each image
             token, from 0 to 1.
         """
-        batch = len(text)
         bottleneck, attention = self._see(seen, weight)
-        both = torch.cat([text, bottleneck], dim=1)
-        ones = count.new_ones(batch, bottleneck.shape[1])
-        attended = self.text(text, both, torch.cat([count, ones], dim=1))
-        text = self.text_norm(text + self.dropout(attended))
-        return self.text_feed(text), attention
+        attended = self.text(text, text, Packed.whole(bottleneck))
+        met = self.text_norm(text.states + self.dropout(attended))
+        return text.holding(self.text_feed(met)), attention
 
     def _see(
         self, seen: Seen, weight: Float[Tensor, "batch tokens"]

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mnerfeat.heads.base import IGNORED
+from mnerfeat.heads.dpe.packed import Packed
 from mnerfeat.heads.dpe.pairing import pair_scores
 from mnerfeat.heads.dpe.spans import Entities, Spans
 
@@ -70,18 +71,19 @@ class BoundaryPointer(nn.Module):
 
     def forward(
         self,
-        spans: Float[Tensor, "batch spans d_model"],
+        spans: Packed,
         words: Float[Tensor, "batch words d_model"],
         mask: Bool[Tensor, "batch words"],
     ) -> Float[Tensor, "batch spans words"]:
-        """Logits.
+        """Logits; anything on padding spans.
 
         Args:
             spans: H_bound.
             words: H_t W_t, as `word` gives it; it is the same at every step.
             mask: True on real words.
         """
-        scores = pair_scores(self.span(spans), words, self.score.weight[0])
+        asking = spans.padded(self.span(spans.states))
+        scores = pair_scores(asking, words, self.score.weight[0], spans.count > 0, mask)
         logits = scores.float() + self.score.bias.float()
         return logits.masked_fill(~mask.unsqueeze(1), NOTHING)
 
@@ -112,7 +114,7 @@ class EntityDecoder(nn.Module):
 
     def forward(
         self,
-        spans: Float[Tensor, "batch spans d_model"],
+        spans: Packed,
         words: tuple[Float[Tensor, "batch words d_model"], Float[Tensor, "batch words d_model"]],
         mask: Bool[Tensor, "batch words"],
     ) -> Scores:
@@ -123,12 +125,12 @@ class EntityDecoder(nn.Module):
             words: From `look`.
             mask: True on real words.
         """
-        spans = self.dropout(spans)
-        boundary = self.boundary(spans)
+        states = self.dropout(spans.states)
+        boundary = spans.holding(self.boundary(states))
         return Scores(
             left=self.left(boundary, words[0], mask),
             right=self.right(boundary, words[1], mask),
-            kind=self.kinds(self.kind(spans)).float(),
+            kind=spans.padded(self.kinds(self.kind(states))).float(),
         )
 
 

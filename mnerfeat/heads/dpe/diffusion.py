@@ -136,8 +136,8 @@ class TimeEmbedding(nn.Module):
             nn.Linear(2 * half, d_model), nn.GELU(), nn.Linear(d_model, d_model)
         )
 
-    def forward(self, time: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 d_model"]:
+    def forward(self, time: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_model"]:
         """One vector a post, to be added to each of its spans."""
         angles = time.unsqueeze(1) * self.rates
         embedded: Tensor = self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
-        return embedded.unsqueeze(1)
+        return embedded

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from mnerfeat.heads.base import Images, Words
 from mnerfeat.heads.dpe.attention import Blocks, BottleneckTransformer, Seen
 from mnerfeat.heads.dpe.fusion import TEXTS, Representations
+from mnerfeat.heads.dpe.packed import Packed
 from mnerfeat.heads.dpe.priority import Priority
 from mnerfeat.heads.dpe.reasoning import Context, Moment, Reasoned, Reasoner, SpanReader
-from mnerfeat.heads.dpe.relevance import Halves, RelevanceGate, masked_mean
+from mnerfeat.heads.dpe.relevance import Halves, RelevanceGate
 from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Tokens
 from mnerfeat.heads.dpe.spans import Spans
 
@@ -98,14 +99,13 @@ class FlatReasoner(Reasoner[FlatKnown]):
     ) -> Reasoned:
         """One meeting of everything."""
         of_spans, _ = self.reader(known, spans, moment)
-        streams = (known.words.states, known.sentence, of_spans)
-        counts = (known.word_count, known.sentence_count, spans.count)
+        streams = (known.tokens, known.sentence, of_spans)
         halves = {
             text: Halves(
-                text=self._gate(text).text(masked_mean(stream, count)),
+                text=self._gate(text).text(stream.mean()),
                 image=known.image_halves[text],
             )
-            for text, stream, count in zip(TEXTS, streams, counts, strict=True)
+            for text, stream in zip(TEXTS, streams, strict=True)
         }
         relevance = torch.stack([self._gate(text)(halves[text]) for text in TEXTS]).mean(dim=0)
         weights = torch.stack(
@@ -117,8 +117,10 @@ class FlatReasoner(Reasoner[FlatKnown]):
             dim=1,
         )  # eqs. 3, 4, 6: (batch, representations)
         met, attention = self.meet(
-            torch.cat(streams, dim=1),
-            torch.cat(counts, dim=1),
+            Packed.of(
+                torch.cat([stream.padded() for stream in streams], dim=1),
+                torch.cat([stream.count for stream in streams], dim=1),
+            ),
             known.seen,
             weights[:, known.source],
         )
@@ -126,7 +128,7 @@ class FlatReasoner(Reasoner[FlatKnown]):
         by_image = attention @ (known.slot.unsqueeze(1) == slots).to(attention.dtype)
         mask = known.image_mask.float()
         return Reasoned(
-            spans=met[:, -of_spans.shape[1] :],
+            spans=of_spans.holding(of_spans.pack(met.padded()[:, -spans.count.shape[1] :])),
             pairs={text: self._gate(text).pairs(halves[text]) for text in TEXTS} if pairs else {},
             images={
                 "relevance": relevance.detach().unsqueeze(1) * mask,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mnerfeat.heads.base import Images, Words
 from mnerfeat.heads.dpe.attention import Blocks, BottleneckTransformer, Seen
+from mnerfeat.heads.dpe.packed import Packed
 from mnerfeat.heads.dpe.priority import Priority
 from mnerfeat.heads.dpe.reasoning import (
     Context,
@@ -20,7 +21,7 @@ from mnerfeat.heads.dpe.reasoning import (
     SpanReader,
     TopLayer,
 )
-from mnerfeat.heads.dpe.relevance import Halves, RelevanceGate, masked_mean
+from mnerfeat.heads.dpe.relevance import Halves, RelevanceGate
 from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Gap, Grain, Tokens
 from mnerfeat.heads.dpe.spans import Spans
 
@@ -157,26 +158,22 @@ class HierarchicalReasoner(Reasoner[Known]):
     ) -> Reasoned:
         """Equations 3 to 16."""
         of_spans, embedded = self.reader(known, spans, moment)
-        texts: dict[Text, tuple[Tensor, Tensor]] = {
-            "token": (known.words.states, known.word_count),
-            "sentence": (known.sentence, known.sentence_count),
-            "span": (of_spans, spans.count),
+        texts: dict[Text, Packed] = {
+            "token": known.tokens,
+            "sentence": known.sentence,
+            "span": of_spans,
         }
         told = Told(known)
-        fused: dict[Text, Tensor] = {}
-        for level, (states, count) in texts.items():
+        fused: dict[Text, Packed] = {}
+        for level, text in texts.items():
+            mean = text.mean()
             coarse, fine = (
-                self._meet(known, level, grain, states, count, moment, told) for grain in GRAINS
+                self._meet(known, level, grain, text, mean, moment, told) for grain in GRAINS
             )
             fused[level] = self._mix(coarse, fine, moment)
         return Reasoned(
             spans=self.top(
-                self.reader.aggregator,
-                known,
-                (fused["span"], spans.count),
-                fused["token"],
-                fused["sentence"],
-                embedded,
+                self.reader.aggregator, fused["span"], fused["token"], fused["sentence"], embedded
             ),
             pairs=told.pairs(self.bottom) if pairs else {},
             images=told.images(),
@@ -187,43 +184,36 @@ class HierarchicalReasoner(Reasoner[Known]):
         known: Known,
         level: Text,
         grain: Grain,
-        states: Float[Tensor, "batch n d_model"],
-        count: Float[Tensor, "batch n"],
+        text: Packed,
+        mean: Float[Tensor, "batch d_model"],
         moment: Moment,
         told: "Told",
-    ) -> Float[Tensor, "batch n d_model"]:
+    ) -> Packed:
         """The bottom layer: x_i^j."""
         layer = bottom_layer(self.bottom, level, grain)
         view = known.views[grain]
-        halves = Halves(
-            text=layer.gate.text(masked_mean(states, count)),
-            image=known.image_halves[level, grain],
-        )
+        halves = Halves(text=layer.gate.text(mean), image=known.image_halves[level, grain])
         relevance = layer.gate(halves)  # eq. 4: (batch,)
-        image, text = self.priority.gap(moment.share)  # eq. 3: (batch,) each
-        weight = view.weight(relevance * image, relevance * text)
-        met: Tensor
-        met, attention = layer.meet(states, count, known.seen[level, grain], weight)
+        of_image, of_text = self.priority.gap(moment.share)  # eq. 3: (batch,) each
+        weight = view.weight(relevance * of_image, relevance * of_text)
+        met: Packed
+        met, attention = layer.meet(text, known.seen[level, grain], weight)
         told.add(level, grain, halves, relevance, attention)
-        return met  # eq. 5: (batch, n, d_model)
+        return met  # eq. 5: (rows, d_model)
 
-    def _mix(
-        self,
-        coarse: Float[Tensor, "batch n d_model"],
-        fine: Float[Tensor, "batch n d_model"],
-        moment: Moment,
-    ) -> Float[Tensor, "batch n d_model"]:
+    def _mix(self, coarse: Packed, fine: Packed, moment: Moment) -> Packed:
         """The middle layer: x_i^m."""
+        x, y = coarse.states, fine.states
         if self.concatenated is None:
             first, second = (
-                share[:, None, None].to(coarse.dtype) for share in self.priority.grain(moment.share)
+                coarse.each(share.unsqueeze(1).to(x.dtype))
+                for share in self.priority.grain(moment.share)
             )
-            scheduled = first * coarse + second * fine  # eq. 6: (batch, n, d_model)
+            scheduled = first * x + second * y  # eq. 6: (rows, d_model)
         else:
-            scheduled = self.concatenated(torch.cat([coarse, fine], dim=2))
-        gated = self.mixed(coarse, fine)  # eqs. 7, 8: (batch, n, d_model)
-        mixed: Tensor = self.middle(scheduled, gated)  # eqs. 9, 10: (batch, n, d_model)
-        return mixed
+            scheduled = self.concatenated(torch.cat([x, y], dim=1))
+        gated = self.mixed(x, y)  # eqs. 7, 8: (rows, d_model)
+        return coarse.holding(self.middle(scheduled, gated))  # eqs. 9, 10
 
 
 class Told:

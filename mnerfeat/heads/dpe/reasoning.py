@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from mnerfeat.heads.base import Images, Words
 from mnerfeat.heads.dpe.attention import Blocks, SpanAggregator
 from mnerfeat.heads.dpe.diffusion import TimeEmbedding
+from mnerfeat.heads.dpe.packed import Packed
 from mnerfeat.heads.dpe.spans import Spans
 
 
@@ -39,7 +41,7 @@ class Reasoned:
         images: By name, what it made of each image, (batch, images), for people to read.
     """
 
-    spans: Float[Tensor, "batch spans d_model"]
+    spans: Packed
     pairs: Mapping[str, Float[Tensor, "batch batch"]] = field(default_factory=dict)
     images: Mapping[str, Float[Tensor, "batch images"]] = field(default_factory=dict)
 
@@ -54,20 +56,15 @@ class Context:
 
     words: Words
 
-    @property
-    def word_count(self) -> Float[Tensor, "batch words"]:
-        """1 for a real word, 0 for padding."""
-        return self.words.mask.float()
+    @cached_property
+    def tokens(self) -> Packed:
+        """x_t."""
+        return Packed.of(self.words.states, self.words.mask.float())
 
-    @property
-    def sentence(self) -> Float[Tensor, "batch 1 d_model"]:
+    @cached_property
+    def sentence(self) -> Packed:
         """x_g as a sequence of one."""
-        return self.words.sentence.unsqueeze(1)
-
-    @property
-    def sentence_count(self) -> Float[Tensor, "batch 1"]:
-        """1 everywhere."""
-        return torch.ones_like(self.words.mask[:, :1], dtype=torch.float32)
+        return Packed.whole(self.words.sentence.unsqueeze(1))
 
 
 Known = TypeVar("Known", bound=Context)
@@ -108,10 +105,10 @@ class ElementGate(nn.Module):
         self.layer = nn.Linear(2 * d_model, d_model)
 
     def forward(
-        self, a: Float[Tensor, "batch n d_model"], b: Float[Tensor, "batch n d_model"]
-    ) -> Float[Tensor, "batch n d_model"]:
+        self, a: Float[Tensor, "rows d_model"], b: Float[Tensor, "rows d_model"]
+    ) -> Float[Tensor, "rows d_model"]:
         """The mixture."""
-        gate: Tensor = self.layer(torch.cat([a, b], dim=2)).sigmoid()
+        gate: Tensor = self.layer(torch.cat([a, b], dim=1)).sigmoid()
         # Not by torch.lerp, which takes one dtype only: under autocast there are two.
         return b + gate * (a - b)
 
@@ -130,12 +127,13 @@ class SpanReader(nn.Module):
 
     def forward(
         self, known: Context, spans: Spans, moment: Moment
-    ) -> tuple[Float[Tensor, "batch spans d_model"], Float[Tensor, "batch 1 d_model"]]:
-        """x_s, and E_t."""
+    ) -> tuple[Packed, Float[Tensor, "rows d_model"]]:
+        """x_s, and E_t for each of them."""
         words = known.words.states
-        embedded = self.time(moment.time).to(words.dtype)
-        hidden = self.aggregator.among(spans.mean(words), spans.count)
-        return self.aggregator.gather(hidden, words, known.word_count) + embedded, embedded
+        means = Packed.of(spans.mean(words), spans.count)
+        embedded = means.each(self.time(moment.time).to(words.dtype))
+        gathered = self.aggregator.gather(self.aggregator.among(means), known.tokens)
+        return gathered.holding(gathered.states + embedded), embedded
 
 
 class TopLayer(nn.Module):
@@ -156,29 +154,25 @@ class TopLayer(nn.Module):
     def forward(
         self,
         aggregator: SpanAggregator,
-        known: Context,
-        spans: tuple[Float[Tensor, "batch spans d_model"], Float[Tensor, "batch spans"]],
-        words: Float[Tensor, "batch words d_model"],
-        sentence: Float[Tensor, "batch 1 d_model"],
-        embedded: Float[Tensor, "batch 1 d_model"],
-    ) -> Float[Tensor, "batch spans d_model"]:
+        spans: Packed,
+        words: Packed,
+        sentence: Packed,
+        embedded: Float[Tensor, "rows d_model"],
+    ) -> Packed:
         """H_m.
 
         Args:
             aggregator: SpanAggr.
-            known: Tells real words.
-            spans: x_s^m, and how often each span occurs.
+            spans: x_s^m.
             words: x_t^m.
             sentence: x_g^m.
-            embedded: E_t.
+            embedded: E_t, for each span.
         """
-        states, count = spans
-        hidden = aggregator.among(states, count)
-        by_words = aggregator.gather(hidden, words, known.word_count) + embedded  # eq. 11
-        by_sentence = aggregator.gather(hidden, sentence, known.sentence_count) + embedded  # eq. 12
-        from_text = self.from_text(by_words, by_sentence)  # eqs. 13, 14: (batch, spans, d_model)
-        fused: Tensor = self.from_all(from_text, states)  # eqs. 15, 16: (batch, spans, d_model)
-        return fused
+        hidden = aggregator.among(spans)
+        by_words = aggregator.gather(hidden, words).states + embedded  # eq. 11
+        by_sentence = aggregator.gather(hidden, sentence).states + embedded  # eq. 12
+        from_text = self.from_text(by_words, by_sentence)  # eqs. 13, 14: (rows, d_model)
+        return spans.holding(self.from_all(from_text, spans.states))  # eqs. 15, 16
 
 
 class TextReasoner(Reasoner[Context]):
@@ -204,8 +198,7 @@ class TextReasoner(Reasoner[Context]):
         pairs: bool = False,  # noqa: ARG002
     ) -> Reasoned:
         """One step on text alone."""
-        states, embedded = self.reader(known, spans, moment)
-        of_spans = (states, spans.count)
-        words, sentence = known.words.states, known.sentence
-        fused = self.top(self.reader.aggregator, known, of_spans, words, sentence, embedded)
+        of_spans, embedded = self.reader(known, spans, moment)
+        aggregator = self.reader.aggregator
+        fused = self.top(aggregator, of_spans, known.tokens, known.sentence, embedded)
         return Reasoned(spans=fused)

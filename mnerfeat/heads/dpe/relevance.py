@@ -83,15 +83,6 @@ def contrast(
     return chosen.sum() / with_images.sum().clamp(min=1)
 
 
-def masked_mean(
-    x: Float[Tensor, "batch n d"], count: Float[Tensor, "batch n"]
-) -> Float[Tensor, "batch d"]:
-    """The mean over what counts; zero where nothing does."""
-    weight = count.to(x.dtype).unsqueeze(2)
-    mean: Tensor = (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
-    return mean
-
-
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
     """The cross-modal relevance loss: which texts, and how.

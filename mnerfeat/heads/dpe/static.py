@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mnerfeat.heads.base import Images, Words
 from mnerfeat.heads.dpe.attention import Attention, Blocks, FeedForward
 from mnerfeat.heads.dpe.fusion import Representations
+from mnerfeat.heads.dpe.packed import Packed
 from mnerfeat.heads.dpe.reasoning import Context, Moment, Reasoned, Reasoner, TextReasoner
 from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Tokens
 from mnerfeat.heads.dpe.spans import Spans
@@ -41,7 +42,8 @@ class Meeting(nn.Module):
         some = mask.any(dim=1)
         # A softmax over nothing is NaN, so such posts attend to all and the result is dropped.
         count = (mask | ~some.unsqueeze(1)).float()
-        found = self.attention(words, tokens, count)
+        queries = Packed.whole(words)
+        found = queries.padded(self.attention(queries, Packed.of(tokens, count)))
         found = torch.where(some[:, None, None], found, 0.0)
         met: Tensor = self.feed(self.norm(words + self.dropout(found)))
         return met

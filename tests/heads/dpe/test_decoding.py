@@ -13,6 +13,7 @@ from mnerfeat.heads.dpe.decoding import (
     as_tags,
     decode,
 )
+from mnerfeat.heads.dpe.packed import Packed
 from mnerfeat.heads.dpe.spans import Spans
 
 
@@ -97,7 +98,7 @@ def test_the_pointer_is_its_equation_for_each_span_and_word():
     pointer = BoundaryPointer(6)
     spans, words = torch.randn(2, 3, 6), torch.randn(2, 4, 6)
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
-    got = pointer(spans, pointer.word(words), mask)
+    got = pointer(Packed.whole(spans), pointer.word(words), mask)
     for post in range(2):
         for span in range(3):
             for word in range(4):
@@ -114,5 +115,6 @@ def test_different_spans_can_point_to_different_words():
     torch.manual_seed(0)
     pointer = BoundaryPointer(16)
     spans, words = 3 * torch.randn(1, 40, 16), torch.randn(1, 9, 16)
-    best = pointer(spans, pointer.word(words), torch.ones(1, 9, dtype=torch.bool)).argmax(2)
+    mask = torch.ones(1, 9, dtype=torch.bool)
+    best = pointer(Packed.whole(spans), pointer.word(words), mask).argmax(2)
     assert len(best.unique()) > 2

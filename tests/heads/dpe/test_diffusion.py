@@ -130,7 +130,7 @@ def test_noise_depends_on_a_posts_seed_alone():
 def test_timesteps_have_different_embeddings(size):
     torch.manual_seed(0)
     embedded = TimeEmbedding(size)(torch.tensor([0, 199, 999, 199]))
-    assert embedded.shape == (4, 1, size)
+    assert embedded.shape == (4, size)
     torch.testing.assert_close(embedded[1], embedded[3])
     for other in (0, 2):
         assert (embedded[1] - embedded[other]).abs().max() > 1e-3

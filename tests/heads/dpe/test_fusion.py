@@ -8,6 +8,7 @@ import torch
 from mnerfeat.heads.base import Head, Images, Words
 from mnerfeat.heads.dpe import DpeConfig, IterativeConfig
 from mnerfeat.heads.dpe.attention import Attention, Blocks, BottleneckTransformer
+from mnerfeat.heads.dpe.packed import Packed
 from mnerfeat.heads.dpe.reasoning import Moment
 from mnerfeat.heads.dpe.spans import Spans
 from tests.heads.contract import IMAGES, SIZES, WORDS, Batch, draw
@@ -45,8 +46,9 @@ def reason(head: Any, batch: Batch, time: int, spans: list[tuple[int, int]]) -> 
     reasoner = head.reasoner
     with torch.no_grad():
         reasoned = reasoner(reasoner.look(words, images), found, moment, pairs=True)
-    index = found.place.unsqueeze(2).expand(-1, -1, reasoned.spans.shape[2])
-    return reasoned, reasoned.spans.gather(1, index)
+    states = reasoned.spans.padded()
+    index = found.place.unsqueeze(2).expand(-1, -1, states.shape[2])
+    return reasoned, states.gather(1, index)
 
 
 def of_post(post: int) -> list[tuple[int, int]]:
@@ -144,7 +146,14 @@ def test_attention_to_counted_keys_is_attention_to_repeated_keys() -> None:
     layer = shaken(Attention(BLOCKS))
     x, memory = torch.randn(2, 3, 8), torch.randn(2, 4, 8)
     count = torch.tensor([[2.0, 0.0, 1.0, 3.0], [0.0, 1.0, 0.0, 0.0]])
-    got = layer(x, memory, count)
+    queries = Packed.whole(x)
+    got = queries.padded(layer(queries, Packed.of(memory, count)))
+    beside = queries.padded(
+        layer(
+            queries, Packed.of(memory[:, :1], count[:, :1]), Packed.of(memory[:, 1:], count[:, 1:])
+        )
+    )
+    torch.testing.assert_close(beside, got)
     for post in range(2):
         times = count[post].long()
         wanted = transcribed.attention(layer, x[post], memory[post].repeat_interleave(times, dim=0))
@@ -155,7 +164,8 @@ def test_the_bottleneck_transformer_sees_the_weighted_tokens_and_tells_where_it_
     layer = shaken(BottleneckTransformer(BLOCKS))
     text, image, weight = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.rand(2, 5)
     mask = torch.tensor([[True, True, False, True, True], [False] * 5])
-    got, attention = layer(text, torch.ones(2, 3), layer.look(image, mask), weight)
+    met, attention = layer(Packed.whole(text), layer.look(image, mask), weight)
+    got = met.padded()
     for post in range(2):
         seen = (weight[post, :, None] * image[post])[mask[post]]
         wanted = transcribed.bottleneck_transformer(layer, text[post], seen)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from mnerfeat.errors import ConfigError
 from mnerfeat.heads.base import IGNORED, Images, Words
-from mnerfeat.heads.dpe import DpeConfig, IterativeConfig
+from mnerfeat.heads.dpe import DpeConfig, IterativeConfig, packed
 from mnerfeat.heads.dpe.decoding import NOTHING, Scores, as_tags
+from mnerfeat.heads.dpe.packed import Packed
 from mnerfeat.heads.dpe.spans import gold_entities
 from tests.heads.contract import SIZES, WORDS, alone, draw
 
@@ -44,8 +45,8 @@ class Perfect(nn.Module):
     def look(self, words: Tensor) -> tuple[Tensor, Tensor]:
         return words, words
 
-    def forward(self, spans: Tensor, words: Any, mask: Tensor) -> Scores:
-        batch, n_spans, _ = spans.shape
+    def forward(self, spans: Packed, words: Any, mask: Tensor) -> Scores:
+        batch, n_spans = spans.count.shape
         shape = (batch, n_spans, mask.shape[1])
         left, right = torch.full(shape, NOTHING), torch.full(shape, NOTHING)
         kind = torch.full((batch, n_spans, 3), NOTHING)
@@ -103,6 +104,29 @@ def test_a_post_has_the_same_entities_at_every_batch_size(config: Any) -> None:
         columns={name: torch.cat([x, x]) for name, x in images.columns.items()},
     )
     assert torch.equal(head(twice, pictures).tags[: len(WORDS)], together.tags)
+
+
+@pytest.mark.parametrize("ablation", [None, "none", "no-dmf", "moe"])
+def test_padding_that_is_kept_as_on_a_gpu_changes_nothing(
+    ablation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = IterativeConfig(**SMALL) if ablation is None else DpeConfig(**SMALL, ablation=ablation)
+    head = built(config)
+    words, images, gold = draw(config)
+    losses, tags = [], []
+    for kept in (False, True):
+        if kept:
+            monkeypatch.setattr(packed, "real_rows", lambda _: None)
+        found = head(words, images, gold)
+        head.zero_grad()
+        found.loss.backward()
+        gradients = [x.grad for x in head.parameters() if x.grad is not None]
+        losses.append([found.loss.detach(), *gradients])
+        tags.append(found.tags)
+    assert torch.equal(*tags)
+    assert len(losses[0]) > 10
+    for got, wanted in zip(*losses, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("lengths", [[1], [200], [1, 200, 7]])

@@ -11,10 +11,19 @@ def plain(spans, words, weight):
     return (spans.unsqueeze(2) + words.unsqueeze(1)).relu() @ weight
 
 
+def counted(count, most):
+    return torch.arange(most) < torch.tensor(count).unsqueeze(1)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("room", [1, 7 * 5, 3 * 7 * 5, 2 * 4 * 7 * 5, 1 << 20])
 @pytest.mark.parametrize("shape", [(3, 4, 7), (1, 1, 1), (2, 5, 3)])
-def test_scores_and_gradients_are_those_of_all_pairs(monkeypatch, room, shape):
+def test_scores_and_gradients_are_those_of_all_pairs(monkeypatch, room, shape, on_gpu):
     monkeypatch.setattr(pairing, "AT_ONCE", {"cpu": room, "cuda": room})
+    if on_gpu:  # the pieces that a GPU would be given
+        monkeypatch.setattr(
+            pairing, "_of_post", lambda post, *_: pairing._of_all(*inputs[:2]) if not post else ()
+        )
     batch, n_spans, n_words = shape
     torch.manual_seed(0)
     inputs = [
@@ -22,9 +31,12 @@ def test_scores_and_gradients_are_those_of_all_pairs(monkeypatch, room, shape):
         for size in ((batch, n_spans, 5), (batch, n_words, 5), (5,))
     ]
     weights = torch.randn(*shape, dtype=torch.float64)
+    span_mask = counted([max(1, n_spans - post) for post in range(batch)], n_spans)
+    word_mask = counted([max(1, n_words - 2 * post) for post in range(batch)], n_words)
+    real = span_mask.unsqueeze(2) & word_mask.unsqueeze(1)
     found = []
-    for score in (pair_scores, plain):
-        scores = score(*inputs)
-        found.append((scores, *torch.autograd.grad((scores * weights).sum(), inputs)))
+    for scores in (pair_scores(*inputs, span_mask, word_mask), plain(*inputs)):
+        gradients = torch.autograd.grad((scores * weights)[real].sum(), inputs)
+        found.append((scores[real], *gradients))
     for got, wanted in zip(*found, strict=True):
         torch.testing.assert_close(got, wanted)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mnerfeat.heads.dpe.relevance import Alignment, Halves, RelevanceGate, contrast, masked_mean
+from mnerfeat.heads.dpe.relevance import Alignment, Halves, RelevanceGate, contrast
 
 
 def sigmoid(x: float) -> float:
@@ -79,11 +79,3 @@ def test_only_the_texts_that_take_part_count():
     one_by_one = [loss(name) for name in pairs]
     assert loss("token", "sentence", "span") == pytest.approx(sum(one_by_one), abs=1e-5)
     assert loss("token", "span") == pytest.approx(one_by_one[0] + one_by_one[2], abs=1e-5)
-
-
-def test_a_mean_counts_a_vector_as_often_as_it_occurs():
-    x = torch.randn(2, 3, 4)
-    count = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-    got = masked_mean(x, count)
-    torch.testing.assert_close(got[0], (2 * x[0, 0] + x[0, 2]) / 3)
-    assert not got[1].any()
