@@ -118,6 +118,12 @@ class Feature:
             data[~fine] = 0
         return data, fine
 
+    @property
+    def mapped(self) -> bool:
+        """Whether the rows lie in one file, one after the other, so that `tensor` can show it."""
+        whole = self.joined.whole
+        return whole is not None and whole.offset is not None
+
     def tensor(self, *, allow_missing: bool = False) -> Any:
         """All rows as a torch tensor that takes no memory of its own.
 

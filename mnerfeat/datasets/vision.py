@@ -1,6 +1,7 @@
 """The image columns of a whole data set as tensors, so that a batch costs an index."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnerfeat.cache import FAILED, OK, FeatureCache
+from mnerfeat.cache import FAILED, OK, Feature, FeatureCache
 from mnerfeat.datasets.images import stored_names
 from mnerfeat.datasets.pair_columns import (
     RANKED_RELEVANCE,
@@ -44,6 +45,51 @@ FEATURES_OF_COLUMN: Mapping[str, tuple[str, ...]] = {
     },
 }
 """The cached features that a column is made of."""
+
+
+IN_MEMORY = 1 << 30
+"""Bytes of a column up to which it is read whole; of a larger one a batch reads what it needs."""
+
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredColumn:
+    """A column that stays in the cache's file, and takes no memory of its own.
+
+    Attributes:
+        values: A memory map of the feature, (rows of the cache, …).
+        rows: Where each row of the column stands there.
+    """
+
+    values: Tensor
+    rows: Int[Tensor, " rows"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, …)."""
+        return (len(self.rows), *self.values.shape[1:])
+
+    @property
+    def nbytes(self) -> int:
+        """What it would take in memory."""
+        return math.prod(self.shape) * self.values.element_size()
+
+    def take(self, index: Int[Tensor, "..."]) -> Tensor:
+        """Some rows, on the host."""
+        return self.values[self.rows[index.cpu()]]
+
+    def to(self, device: torch.device) -> Tensor:
+        """The whole of it on a device, a few rows at a time, so that the host never holds it."""
+        moved = torch.empty(self.shape, dtype=self.values.dtype, device=device)
+        for start in range(0, len(self.rows), _ROWS_AT_ONCE):
+            some = slice(start, start + _ROWS_AT_ONCE)
+            moved[some] = self.values[self.rows[some]].to(device)
+        return moved
+
+
+Column = Tensor | StoredColumn
+"""(rows, …): what depends on the image alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +130,7 @@ class VisionTable:
     Args:
         image_rows: (posts, images) int64 into the image columns; -1 where there is no image
             that can be used. At least one image wide.
-        image_columns: By name, (rows, …): what depends on the image alone.
+        image_columns: By name.
         pair_columns: By name, (posts, images): what depends on post and image.
         use: What could be used, where the table comes from a cache.
     """
@@ -92,7 +138,7 @@ class VisionTable:
     def __init__(
         self,
         image_rows: Int[Tensor, "posts images"],
-        image_columns: Mapping[str, Tensor],
+        image_columns: Mapping[str, Column],
         pair_columns: Mapping[str, Tensor],
         use: ImageUse | None = None,
     ) -> None:
@@ -121,8 +167,9 @@ class VisionTable:
     ) -> "VisionTable":
         """Look up the images of `posts` and load `columns` of them, and nothing else.
 
-        An image that the cache does not know, or that could not be read, is masked, counted
-        and reported; it is never replaced by another one.
+        Columns above `IN_MEMORY` bytes stay in the file of a packed cache. An image that the
+        cache does not know, or that could not be read, is masked, counted and reported; it is
+        never replaced by another one.
 
         Args:
             cache: With the features the columns are made of.
@@ -152,7 +199,7 @@ class VisionTable:
         table = np.full(lookup.rows.shape, -1, np.int64)
         table[usable] = image_rows
         image_columns = {
-            column: torch.from_numpy(cache[column][unique])
+            column: _column(cache[column], unique)
             for column in columns
             if column in cache.images.features
         }
@@ -165,7 +212,10 @@ class VisionTable:
     @property
     def column_sizes(self) -> dict[str, int]:
         """The size of each column's vectors, of which a row may hold several; 1 for a number."""
-        sizes = {name: c.shape[-1] if c.ndim > 1 else 1 for name, c in self.image_columns.items()}
+        sizes = {
+            name: column.shape[-1] if len(column.shape) > 1 else 1
+            for name, column in self.image_columns.items()
+        }
         return sizes | dict.fromkeys(self.pair_columns, 1)
 
     def __len__(self) -> int:
@@ -175,9 +225,10 @@ class VisionTable:
         """The same table on `device`; a column that takes over half its free memory stays."""
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
-        def moved(column: Tensor) -> Tensor:
-            too_large = free is not None and column.nbytes > free // 2
-            return column if too_large else column.to(device)
+        def moved(column: Column) -> Column:
+            if free is None:
+                return column
+            return column if column.nbytes > free // 2 else column.to(device)
 
         return VisionTable(
             self.image_rows.to(device),
@@ -206,14 +257,29 @@ class VisionTable:
         mask = rows >= 0
         columns = {}
         for name, column in self.image_columns.items():
-            if not len(column):  # not one image can be used
+            if not column.shape[0]:  # not one image can be used
                 columns[name] = torch.zeros(*mask.shape, *column.shape[1:], device=rows.device)
                 continue
-            values = column[rows.clamp(min=0).to(column.device)].to(rows.device).float()
+            values = _take(column, rows.clamp(min=0)).to(rows.device).float()
             columns[name] = values * mask.view(*mask.shape, *[1] * (values.ndim - 2))
         for name, column in self.pair_columns.items():
             columns[name] = column[post.to(column.device), :width].float() * mask
         return mask, columns
+
+
+def _column(feature: Feature, rows: NDArray[np.int64]) -> Column:
+    size = len(rows) * math.prod(feature.row_shape) * feature.dtype.itemsize
+    if size > IN_MEMORY and feature.mapped:
+        log.info("%s (%.1f GiB) stays in the cache's file", feature.name, size / 2**30)
+        values = feature.tensor(allow_missing=True)
+        return StoredColumn(values=values, rows=torch.from_numpy(rows))
+    return torch.from_numpy(feature[rows])
+
+
+def _take(column: Column, index: Int[Tensor, "..."]) -> Tensor:
+    if isinstance(column, StoredColumn):
+        return column.take(index)
+    return column[index.to(column.device)]
 
 
 def _widths(image_rows: Tensor) -> Tensor:

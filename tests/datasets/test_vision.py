@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from mnerfeat.cache import CacheWriter, FeatureCache, Provenance, TableRows, stack_ids, text_id
+from mnerfeat.cache import (
+    CacheWriter,
+    FeatureCache,
+    Provenance,
+    TableRows,
+    pack,
+    stack_ids,
+    text_id,
+)
+from mnerfeat.datasets import vision
 from mnerfeat.datasets.posts import Post
-from mnerfeat.datasets.vision import RELEVANCE, VisionTable
+from mnerfeat.datasets.vision import RELEVANCE, StoredColumn, VisionTable
 from mnerfeat.errors import CacheLookupError
 from tests.cache.builders import feature, images
 
@@ -142,3 +151,30 @@ def test_a_batch_on_the_device_is_as_wide_as_the_table() -> None:
     mask, columns = table.batch(torch.tensor([1, 0]))
     assert mask.tolist() == [[True, False, False], [True, False, True]]
     assert columns[RELEVANCE].tolist() == [[1, 0, 0], [1, 0, 1]]
+
+
+def test_a_large_column_stays_in_the_file_and_gives_the_same_batches(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posts = [post(0, "images/1.jpg", "bad.jpg"), post(1), post(2, "b/x.jpg", "a/x.jpg")]
+    wanted = VisionTable.from_cache(FeatureCache(path), posts, COLUMNS)
+    monkeypatch.setattr(vision, "IN_MEMORY", 0)
+    more = images({"images/9.jpg": b"9"}, vit_cls=feature([[0.0, 1.0, 2.0, 3.0]], width=4))
+    CacheWriter(path).put(images=more)
+    beside = VisionTable.from_cache(FeatureCache(path), posts, COLUMNS)
+    assert isinstance(beside.image_columns["vit_cls"], torch.Tensor)  # in two parts
+    pack(path)
+    stored = VisionTable.from_cache(FeatureCache(path), posts, COLUMNS)
+    column = stored.image_columns["vit_cls"]
+    assert isinstance(column, StoredColumn)
+    assert column.shape == (3, 4)
+    assert column.nbytes == 3 * 4 * column.values.element_size()
+    assert stored.column_sizes == wanted.column_sizes
+    path.unlink()  # what is mapped stays
+    assert torch.equal(column.to(torch.device("cpu")), wanted.image_columns["vit_cls"])
+    for picked in ([0, 1, 2], [2], [1]):
+        (mask, columns), (got_mask, got) = (
+            table.batch(torch.tensor(picked)) for table in (wanted, stored)
+        )
+        assert torch.equal(got_mask, mask)
+        assert all(torch.equal(got[name], columns[name]) for name in COLUMNS)
