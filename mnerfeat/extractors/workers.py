@@ -7,6 +7,7 @@ order, so when one dies, the image at fault is the first that it has not answere
 
 import contextlib
 import json
+import math
 import mmap
 import os
 import pickle
@@ -324,7 +325,7 @@ def _shared_memory(size: int) -> int:
 
 
 def _load(memory: mmap.mmap, array: _Stored) -> NDArray[Any]:
-    count = int(np.prod(array.shape))
+    count = math.prod(array.shape)  # numpy's takes ten times as long, for every image
     return np.frombuffer(memory, array.dtype, count, array.offset).reshape(array.shape)
 
 
