@@ -146,8 +146,8 @@ class Runs:
         """Decoded images that the nodes' memory for objects cannot hold."""
         for path in self.images.iterdir():
             path.unlink()
-        for i in range(16):
-            image = Image.new("RGB", (1200, 1000), (10 * i, 7 * i, 255 - i))
+        for i in range(12):
+            image = Image.new("RGB", (2000, 1500), (10 * i, 7 * i, 255 - i))
             image.save(self.images / f"{i:02}.png")
         extract_with_fakes(self.config("local", engine="local", workers=1))
         summary = extract_with_fakes(self.config("spilt"))
