@@ -8,8 +8,8 @@ is chosen on dev; test is scored once a seed. Run it as
 
     python benchmarks/toy_dpe.py
 
-and it writes its record to `benchmarks/results/toy_dpe.md`. Every training that is done stands in
-a file of scores (`--scores`), so an interrupted run goes on, and several may share the work.
+and it writes its record to `benchmarks/results/toy_dpe.md`. With `--scores FILE` an
+interrupted run goes on where it was, and several runs may share the work.
 """
 
 import argparse
@@ -24,21 +24,16 @@ from pathlib import Path
 
 import torch
 from recording import RESULTS, chosen_options, ending, machine, publish, spread
+from toy_heads import f1, trained
 
-from mnerfeat.cache import FeatureCache
 from mnerfeat.checkpoint import library_versions
-from mnerfeat.datasets import read_split
-from mnerfeat.datasets.vision import VisionTable
-from mnerfeat.evaluation import gold_tags, score
 from mnerfeat.extractors.config import ExtractConfig
 from mnerfeat.extractors.run import extract
 from mnerfeat.heads.base import HeadConfig
 from mnerfeat.heads.dpe import DpeConfig, IterativeConfig
 from mnerfeat.heads.dpe.head import DiffusionHead
-from mnerfeat.text import TextConfig
 from mnerfeat.toy import Mixture, World, WorldConfig, make_world
-from mnerfeat.toy.backbones import backbone
-from mnerfeat.training import TrainingConfig, load_training_data, train
+from mnerfeat.training import TrainingConfig
 
 RECORD = RESULTS / "toy_dpe.md"
 
@@ -73,8 +68,8 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--scores",
         type=Path,
-        default=Path("toy_dpe.jsonl"),
-        help="one line a training; those that it holds are not run again",
+        default=None,
+        help="file of one line a training: those that it holds are not run again",
     )
     parser.add_argument("--record", type=Path, default=RECORD)
     return parser.parse_args(argv)
@@ -103,20 +98,21 @@ def main(argv: Sequence[str] | None = None) -> Found:
             mixture=Mixture(images=(1.0,)) if chosen.images == 1 else Mixture(),
         )
         cache = Path(folder) / "features.h5"
+        done = chosen.scores or Path(folder) / "scores.jsonl"
         look(world, cache)
         for name in chosen.heads:
             head = replace(HEADS[name], spans=chosen.spans)  # type: ignore[call-arg]
             for seed in chosen.seeds:
-                if seed in scored(chosen.scores).get(name, {}):
+                if seed in scored(done).get(name, {}):
                     continue
                 started = time.process_time()
                 pair = scores(world, cache, head, replace(training, seed=seed), Path(folder))
-                line = {"head": name, "seed": seed, "f1": pair}
-                line["seconds"] = round(time.process_time() - started)
+                seconds = round(time.process_time() - started)
+                line = json.dumps({"head": name, "seed": seed, "f1": pair, "seconds": seconds})
                 print(line, flush=True)
-                with chosen.scores.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-    found = scored(chosen.scores)
+                with done.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+        found = scored(done)
     publish(record(found, world.config, training, chosen), chosen.record)
     return found
 
@@ -134,23 +130,12 @@ def scores(
     world: World, cache: Path, head: HeadConfig, config: TrainingConfig, runs: Path
 ) -> tuple[float, ...]:
     """Lenient micro F1 of one training, in percent, at each of the thresholds."""
-    run = train(
-        load_training_data(world.data, cache, head),
-        text=TextConfig(encoder=str(backbone("text"))),
-        head=head,
-        config=config,
-        runs=runs,
-    )
-    posts = read_split(world.data, "test").posts
-    with FeatureCache(cache) as opened:
-        images = VisionTable.from_cache(opened, posts, head.columns)
-    tagger = run.load_tagger()
+    tagger, posts, images = trained(world, cache, head, config, runs)
     assert isinstance(tagger.head, DiffusionHead)
     found = []
     for threshold in THRESHOLDS:
         tagger.head.config = replace(tagger.head.config, threshold=threshold)
-        tags = [one.tags for one in tagger.tag(posts, images)]
-        found.append(100 * score(gold_tags(posts), tags).lenient.overall.f1)
+        found.append(f1(tagger, posts, images))
     return tuple(found)
 
 

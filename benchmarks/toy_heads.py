@@ -22,7 +22,7 @@ from recording import RESULTS, chosen_options, ending, f1_rows, machine, publish
 
 from mnerfeat.cache import FeatureCache
 from mnerfeat.checkpoint import library_versions
-from mnerfeat.datasets import read_folder, read_split
+from mnerfeat.datasets import Post, read_folder, read_split
 from mnerfeat.datasets.vision import VisionTable
 from mnerfeat.evaluation import gold_tags, score
 from mnerfeat.extractors.config import ExtractConfig
@@ -30,6 +30,7 @@ from mnerfeat.extractors.run import extract
 from mnerfeat.heads.base import HeadConfig
 from mnerfeat.heads.iqcr import IqcrConfig
 from mnerfeat.heads.text_only import TextOnlyConfig
+from mnerfeat.tagger import Tagger
 from mnerfeat.text import TextConfig
 from mnerfeat.toy import World, WorldConfig, backbone, make_world
 from mnerfeat.training import TrainingConfig, train
@@ -119,6 +120,13 @@ def f1_on_test(
     world: World, cache: Path, head: HeadConfig, config: TrainingConfig, runs: Path
 ) -> float:
     """Lenient micro F1 of one training, in percent."""
+    return f1(*trained(world, cache, head, config, runs))
+
+
+def trained(
+    world: World, cache: Path, head: HeadConfig, config: TrainingConfig, runs: Path
+) -> tuple[Tagger, Sequence[Post], VisionTable]:
+    """A tagger after one training, and the posts of test with their images."""
     run = train(
         load_training_data(world.data, cache, head),
         text=TextConfig(encoder=str(backbone("text"))),
@@ -129,9 +137,13 @@ def f1_on_test(
     posts = read_split(world.data, "test").posts
     with FeatureCache(cache) as opened:
         images = VisionTable.from_cache(opened, posts, head.columns)
-    tagged = run.load_tagger().tag(posts, images)
-    scores = score(gold_tags(posts), [one.tags for one in tagged])
-    return 100 * scores.lenient.overall.f1
+    return run.load_tagger(), posts, images
+
+
+def f1(tagger: Tagger, posts: Sequence[Post], images: VisionTable) -> float:
+    """Lenient micro F1, in percent."""
+    tags = [tagged.tags for tagged in tagger.tag(posts, images)]
+    return 100 * score(gold_tags(posts), tags).lenient.overall.f1
 
 
 def record(

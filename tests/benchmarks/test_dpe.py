@@ -4,28 +4,27 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from tests.scripts import load
 
 
-@pytest.fixture(autouse=True)
-def beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
-def test_the_toy_world_is_run_for_every_head_asked_for(tmp_path: Path) -> None:
-    import toy_dpe
-
-    record = tmp_path / "toy_dpe.md"
+def test_the_toy_world_is_run_for_every_head_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_dpe = load("benchmarks/toy_dpe.py")
+    record, done = tmp_path / "toy_dpe.md", tmp_path / "scores.jsonl"
     sizes = ["--train", "12", "--dev", "4", "--test", "4", "--epochs", "1", "--spans", "6"]
-    heads = ["DPE-MNER", "BERT-Iterative", "w/o DMF"]
-    found = toy_dpe.main([*sizes, "--seeds", "1", "--heads", *heads, "--record", str(record)])
+    heads = ["BERT-Iterative", "DPE-MNER", "w/o DMF"]
+    asked = [*sizes, "--seeds", "1", "--heads", *heads]
+    found = toy_dpe.main([*asked, "--record", str(record), "--scores", str(done)])
     assert list(found) == heads
     for name in heads:
         assert f"| {name} | **" in record.read_text("utf-8")
+    monkeypatch.setattr(toy_dpe, "scores", None)  # what is done is not done again
+    assert toy_dpe.main([*asked, "--record", str(record), "--scores", str(done)]) == found
 
 
 def test_what_it_costs_is_measured_on_both_sides(shared: Path, tmp_path: Path) -> None:
-    import dpe_speed
+    dpe_speed = load("benchmarks/dpe_speed.py")
 
     record = tmp_path / "dpe_speed.md"
     data = str(shared / "data" / "twitter2017")
