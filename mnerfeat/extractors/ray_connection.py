@@ -45,10 +45,12 @@ def connect(stack: ExitStack) -> Any:
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        said = str(error).strip() or type(error).__name__
         raise ConfigError(
-            f"engine: Ray cannot connect: {str(error).splitlines()[0]}",
-            hint="`ray status` tells whether the cluster that RAY_ADDRESS names is up",
+            f"engine: Ray cannot connect: {said.splitlines()[0]}",
+            hint="`ray status` tells whether the cluster that RAY_ADDRESS names is up and lets "
+            "this machine in (`ray get-auth-token`)",
         ) from error
     finally:
         if main:

@@ -125,7 +125,8 @@ class Fleet:
     def used(self) -> str:
         """The devices that were used, in words."""
         names = [f"{count} × {name}" for name, count in sorted(self._used.items())]
-        return f"{self._used.total()} devices ({', '.join(names)})"
+        total = self._used.total()
+        return f"{total} device{'' if total == 1 else 's'} ({', '.join(names)})"
 
     @property
     def busy(self) -> bool:

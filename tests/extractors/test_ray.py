@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -16,6 +17,7 @@ import mnerfeat
 from mnerfeat.errors import ConfigError, ExtractionError, ModelError
 from mnerfeat.extractors import ray_nodes
 from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extractors.ray_connection import connect
 from mnerfeat.extractors.ray_nodes import Decoding, Looker, Models, decode
 from mnerfeat.extractors.workers import Job, look_here, pickle_prepares
 from tests.extractors import fakes
@@ -101,6 +103,38 @@ def test_what_a_cluster_cannot_do_is_told(tmp_path: Path) -> None:
     assert told["cuda"] == "ConfigError: device: no node of the Ray cluster has a GPU"
     assert "choose from: auto, cpu, cuda" in told["cuda:1"]
     assert "weights are broken" in told["broken"]
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ConnectionError("Could not find any running Ray instance"),
+        RuntimeError("Version mismatch: the cluster was started with Ray 2.50.0\nand Python 3.12"),
+        ValueError(""),
+        "AuthenticationError",
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_an_error_of_one_option(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception | str
+) -> None:
+    import ray
+
+    error = (
+        getattr(ray.exceptions, raised, RuntimeError)("no") if isinstance(raised, str) else raised
+    )
+
+    def init(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(ConfigError, match=r"engine: Ray cannot connect: \w") as told,
+        ExitStack() as s,
+    ):
+        connect(s)
+    assert "ray status" in str(told.value)
+    assert "\n" not in told.value.what
 
 
 class TestNode:

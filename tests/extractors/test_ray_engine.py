@@ -126,6 +126,11 @@ def test_a_lost_device_is_told_once_with_its_node_and_why(
     assert ready[1].endswith("devices now: 2")
 
 
+def test_devices_are_counted_in_words(images: Path) -> None:
+    assert str(run(images, "one", FakeRay(["one"])).device).startswith("1 device (1 × ")
+    assert str(run(images, "two", FakeRay(["one", "two"])).device).startswith("2 devices (2 × ")
+
+
 def test_a_node_whose_gpu_fails_three_times_gets_no_new_device(images: Path) -> None:
     ray = FakeRay(["bad"])
 
