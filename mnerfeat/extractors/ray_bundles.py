@@ -62,7 +62,9 @@ class BundleQueue:
 
 
 def in_short(error: Exception) -> str:
-    """What an error of Ray says, on one line: the sentences without the table between them."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    said = " ".join(line.strip() for line in lines if line and not line[0].isspace())
-    return said[:_SHORT] or type(error).__name__
+    """What an error of Ray says, on one line: without tables, and of a traceback the end."""
+    lines = [line for line in str(error).splitlines() if line and not line[0].isspace()]
+    said = " ".join(line for line in lines if not line.startswith("Traceback"))
+    if len(said) > _SHORT:
+        said = f"{said[: _SHORT // 2].rstrip()} … {said[-_SHORT // 2 :].lstrip()}"
+    return said or type(error).__name__

@@ -35,6 +35,7 @@ MOST_BUNDLES: Final = 16
 """Bundles that are decoded at once for one device at most, so that memory stays bounded."""
 
 _FAILURES = 3  # of its devices, after which a node gets no new one
+_NO_IMPORT = "failed to import on the worker"  # in Ray's message
 _POLL = 0.2  # seconds between looks at the stop signal
 _RECRUIT_SECONDS = 5.0
 _PATIENCE_SECONDS = 60.0  # before saying that no device can be had
@@ -236,9 +237,14 @@ class Fleet:
         cause: Exception = error
         while isinstance(cause, exceptions.RayTaskError):
             cause = cause.cause
-        if not isinstance(cause, exceptions.RayError) and not is_broken(cause):
-            raise cause from None
-        return cause
+        if isinstance(cause, exceptions.RayError) or is_broken(cause):
+            return cause
+        if isinstance(cause, ImportError) or _NO_IMPORT in str(cause):
+            raise ExtractionError(
+                f"a node of the Ray cluster lacks something that the run needs: {in_short(cause)}",
+                hint="install the same mnerfeat[ray] on every node",
+            ) from cause
+        raise cause from None
 
     def _is_lost(self, error: Exception, cause: Exception) -> bool:
         return isinstance(error, self._ray.exceptions.RayActorError) or is_broken(cause)
