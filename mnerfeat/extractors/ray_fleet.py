@@ -105,8 +105,8 @@ class Fleet:
                 raise ExtractionError(
                     f"none of the {len(tried)} nodes of the Ray cluster keeps a device running; "
                     f"the last failure: {self._last_failure}",
-                    hint="install the same mnerfeat[ray] on every node; the logs of Ray's workers "
-                    "say more: ray logs",
+                    hint="install the same mnerfeat[ray] on every node, and set RAY_AUTH_MODE "
+                    "alike on all of them and here; the logs of workers say more: ray logs",
                 )
             self._complain("the Ray cluster has no device that could be used")
         elif not any(device.images for device in self._devices):
