@@ -218,7 +218,10 @@ class Fleet:
         self._last_failure = f"{device.name}: {in_short(cause)}"
         if not device.images:
             self._failures[device.node] += 1
-            logger.warning("no device could be started on %s", self._last_failure)
+            here = device.node in {node["NodeID"] for node in alive(self._ray)}
+            # Ray takes a while to notice that a node is gone; that its device was lost is said.
+            level = logging.WARNING if here else logging.INFO
+            logger.log(level, "no device could be started on %s", self._last_failure)
         else:
             self._failures[device.node] += is_broken(cause)
             images = sum(len(bundle.jobs) for bundle in device.bundles.values())

@@ -153,6 +153,23 @@ def test_a_node_where_nothing_starts_is_left_alone(
     assert "no device could be started on bad: The actor died." in caplog.text
 
 
+def test_a_node_that_is_gone_is_told_once(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ray = FakeRay(["stays", "goes"])
+
+    def fails(actor: Actor, name: str) -> Exception | None:
+        if actor.node != "id of goes" or (name == "start" and ray.started.count("id of goes") == 1):
+            return None
+        if name == "start":  # Ray notices now
+            ray.hosts = ["stays"]
+        return LOST
+
+    ray.fails = fails
+    assert run(images, "ray", ray).new == IMAGES
+    assert ray.started.count("id of goes") == 2
+    (told,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert told.startswith("a device was lost")
+
+
 def test_where_nothing_starts_anywhere_the_last_reason_is_told(images: Path) -> None:
     ray = FakeRay(["one", "two"], always(LOST, of="start"))
     with pytest.raises(ExtractionError, match="none of the 2 nodes") as failed:
