@@ -42,6 +42,7 @@ SLOT_BYTES: Final = 8 << 20
 ATTEMPTS: Final = 2
 """Times an image is tried: when memory runs out, the worker that is killed may be innocent."""
 
+_YIELDING = 10  # a tenth of a core that is fought for; the lowest priority leaves a hundredth
 _POLL = 0.2  # seconds between looks at the clock and at the stop signal
 _START_SECONDS = 600  # importing from a busy network disk may take minutes
 _ALIGNMENT = 64
@@ -124,7 +125,7 @@ class WorkerPool:
         self._workers: list[_Worker] = []
         self._again: deque[_Task] = deque()
         self._count = workers
-        self._nice = 19 if yielding else 0
+        self._nice = _YIELDING if yielding else 0
 
     def __enter__(self) -> "WorkerPool":
         try:
