@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,11 @@ def config(folder: Path, name: str, **options: Any) -> ExtractConfig:
     return ExtractConfig(**(given | options))
 
 
-def extract_with_fakes(settings: ExtractConfig, *, delay: float = 0.01) -> ExtractSummary:
+def extract_with_fakes(
+    settings: ExtractConfig, *, delay: float = 0.01, names: Iterable[str] = fakes.FEATURES
+) -> ExtractSummary:
     recording.PART_ROWS = 8  # type: ignore[misc]
-    made = [fakes.make(name, "model", delay) for name in fakes.FEATURES]
+    made = [fakes.make(name, "model", delay) for name in names]
     return extract(settings, texts=TEXTS, extractors=made)
 
 
@@ -146,11 +148,11 @@ class Runs:
         """Decoded images that the nodes' memory for objects cannot hold."""
         for path in self.images.iterdir():
             path.unlink()
-        for i in range(12):
-            image = Image.new("RGB", (2000, 1500), (10 * i, 7 * i, 255 - i))
+        for i in range(6):
+            image = Image.new("RGB", (4000, 2500), (10 * i, 7 * i, 255 - i))
             image.save(self.images / f"{i:02}.png")
-        extract_with_fakes(self.config("local", engine="local", workers=1))
-        summary = extract_with_fakes(self.config("spilt"))
+        extract_with_fakes(self.config("local", engine="local", workers=0), names=["vit"])
+        summary = extract_with_fakes(self.config("spilt"), names=["vit"])
         return {"new": summary.new, "same": self.digest("spilt") == self.digest("local")}
 
     def tiny_models(self) -> dict[str, Any]:

@@ -92,9 +92,8 @@ def test_a_run_whose_own_process_is_killed_goes_on(tmp_path: Path) -> None:
 @needs_ray
 @pytest.mark.slow
 def test_more_decoded_images_than_nodes_have_memory_for(tmp_path: Path) -> None:
-    # Each of three extractors is given 9 MB an image, and there are 4 in a bundle: 108 MB, more
-    # than the 105 MB of a node.
-    assert on_a_cluster(tmp_path, "small_store") == {"new": 12, "same": True}
+    # 30 MB an image and 4 in a bundle: more than the 105 MB of a node.
+    assert on_a_cluster(tmp_path, "small_store") == {"new": 6, "same": True}
 
 
 @needs_ray
