@@ -15,7 +15,14 @@ from mnerfeat.cache import FeatureCache
 from tests.extractors.pictures import encoded, picture
 
 ROOT = Path(__file__).resolve().parents[2]
-START = "from tests.extractors import fakes; fakes.main()"
+# Where the tests run in the background of a shell, Ctrl-C is ignored by all that they start.
+START = """
+import signal
+from tests.extractors import fakes
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+fakes.main()
+"""
 
 
 @pytest.fixture(scope="module")
