@@ -147,7 +147,7 @@ class VisionTable:
         self.pair_columns = dict(pair_columns)
         self.use = use
         # Counting on the host: asking the device for a batch's width would wait for it.
-        self._widths = _widths(image_rows.cpu())
+        self._widths = _widths(image_rows)
 
     @staticmethod
     def without_images(posts: int, sizes: Mapping[str, int] | None = None) -> "VisionTable":
@@ -226,9 +226,8 @@ class VisionTable:
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
         def moved(column: Column) -> Column:
-            if free is None:
-                return column
-            return column if column.nbytes > free // 2 else column.to(device)
+            too_large = free is not None and column.nbytes > free // 2
+            return column if too_large or device.type == "cpu" else column.to(device)
 
         return VisionTable(
             self.image_rows.to(device),
@@ -285,7 +284,7 @@ def _take(column: Column, index: Int[Tensor, "..."]) -> Tensor:
 def _widths(image_rows: Tensor) -> Tensor:
     """How many slots a post needs, at least 1, (posts,)."""
     positions = torch.arange(1, image_rows.shape[1] + 1)
-    return ((image_rows >= 0) * positions).amax(dim=1).clamp(min=1)
+    return ((image_rows.cpu() >= 0) * positions).amax(dim=1).clamp(min=1)
 
 
 class _Lookup:

@@ -178,3 +178,15 @@ def test_a_large_column_stays_in_the_file_and_gives_the_same_batches(
         )
         assert torch.equal(got_mask, mask)
         assert all(torch.equal(got[name], columns[name]) for name in COLUMNS)
+
+
+@pytest.mark.parametrize("in_memory", [0, vision.IN_MEMORY])
+def test_columns_go_to_devices_that_do_not_tell_their_free_memory(
+    path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
+) -> None:
+    monkeypatch.setattr(vision, "IN_MEMORY", in_memory)
+    monkeypatch.setattr(vision, "_widths", lambda _: torch.ones(1))  # meta holds no numbers
+    table = VisionTable.from_cache(FeatureCache(path), [post(0, "images/1.jpg")], COLUMNS)
+    moved = table.to(torch.device("meta")).image_columns
+    assert {column.device.type for column in moved.values()} == {"meta"}
+    assert table.to(torch.device("cpu")).image_columns == table.image_columns
