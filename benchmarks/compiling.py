@@ -15,13 +15,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 import transformers
-from recording import CLOCKS, RESULTS, add_clock, begin, ending, machine, publish
+from recording import CLOCKS, RESULTS, add_run, begin, ending, machine, publish
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +50,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Frozen towers, compiled and not")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    add_clock(parser)
-    parser.add_argument("--record", type=Path, default=None)
+    add_run(parser)
     return parser.parse_args(argv)
 
 

@@ -32,7 +32,7 @@ import torch
 import transformers
 from PIL import Image
 from pyiqa.models.inference_model import InferenceModel
-from recording import CLOCKS, RESULTS, add_clock, begin, ending, machine, publish
+from recording import CLOCKS, RESULTS, add_run, begin, ending, machine, publish
 from safetensors.torch import load_file, save_file
 
 from mnerfeat.extractors.config import ExtractConfig
@@ -79,13 +79,10 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--small", type=int, default=4, help="224×224 images for MANIQA")
     parser.add_argument("--files", type=int, default=6000, help="files for the second run")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--numerics", default="fast")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", nargs="*", default=["vit", "clip", "maniqa", "again"])
-    add_clock(parser)
-    parser.add_argument("--record", type=Path, default=None)
+    add_run(parser)
     return parser.parse_args(argv)
 
 

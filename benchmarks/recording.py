@@ -38,6 +38,16 @@ def add_clock(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Where models run, by which clock, and where the record goes (None: by the device)."""
+    import torch  # noqa: PLC0415
+
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_clock(parser)
+    parser.add_argument("--record", type=Path, default=None)
+
+
 def begin(threads: int) -> None:
     """So many threads of torch, no network, and no word from libraries."""
     import torch  # noqa: PLC0415

@@ -25,7 +25,7 @@ from typing import Any
 import open_clip
 import torch
 import transformers
-from recording import CLOCKS, RESULTS, add_clock, begin, ending, machine, publish
+from recording import CLOCKS, RESULTS, add_run, begin, ending, machine, publish
 
 from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.tags import TagSet
@@ -80,10 +80,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=12, help="of the text encoder")
     parser.add_argument("--width", type=int, default=768, help="of the text encoder's states")
     parser.add_argument("--towers", type=int, default=1, help="steps with the towers in the loop")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    add_clock(parser)
-    parser.add_argument("--record", type=Path, default=None)
+    add_run(parser)
     return parser.parse_args(argv)
 
 
