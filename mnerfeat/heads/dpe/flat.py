@@ -13,7 +13,7 @@ from mnerfeat.heads.dpe.packed import Packed
 from mnerfeat.heads.dpe.priority import Priority
 from mnerfeat.heads.dpe.reasoning import Context, Moment, Reasoned, Reasoner, SpanReader
 from mnerfeat.heads.dpe.relevance import Halves, RelevanceGate
-from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Tokens
+from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Tokens, by_image
 from mnerfeat.heads.dpe.spans import Spans
 
 
@@ -124,15 +124,13 @@ class FlatReasoner(Reasoner[FlatKnown]):
             known.seen,
             weights[:, known.source],
         )
-        slots = torch.arange(known.image_mask.shape[1], device=attention.device)
-        by_image = attention @ (known.slot.unsqueeze(1) == slots).to(attention.dtype)
         mask = known.image_mask.float()
         return Reasoned(
             spans=of_spans.holding(of_spans.pack(met.padded()[:, -spans.count.shape[1] :])),
             pairs={text: self._gate(text).pairs(halves[text]) for text in TEXTS} if pairs else {},
             images={
                 "relevance": relevance.detach().unsqueeze(1) * mask,
-                "attention": by_image * mask,
+                "attention": by_image(attention, known.slot, mask.shape[1]) * mask,
             },
         )
 

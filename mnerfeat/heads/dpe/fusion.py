@@ -22,7 +22,7 @@ from mnerfeat.heads.dpe.reasoning import (
     TopLayer,
 )
 from mnerfeat.heads.dpe.relevance import Halves, RelevanceGate
-from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Gap, Grain, Tokens
+from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Gap, Grain, Tokens, by_image
 from mnerfeat.heads.dpe.spans import Spans
 
 Text = Literal["token", "sentence", "span"]
@@ -64,13 +64,6 @@ class View:
     ) -> Float[Tensor, "batch tokens"]:
         """A weight for each token of a post: one for those from the image, one for the others."""
         return torch.where(self.from_image, image.unsqueeze(1), text.unsqueeze(1))
-
-    def by_image(
-        self, attention: Float[Tensor, "batch tokens"], images: int
-    ) -> Float[Tensor, "batch images"]:
-        """What falls on the tokens of each image, added up."""
-        slots = torch.arange(images, device=self.slot.device)
-        return attention @ (self.slot.unsqueeze(1) == slots).to(attention.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +230,7 @@ class Told:
         self._halves[level, grain] = halves
         self._relevance.append(relevance.detach())
         images = self._known.image_mask.shape[1]
-        self._attention.append(self._known.views[grain].by_image(attention, images))
+        self._attention.append(by_image(attention, self._known.views[grain].slot, images))
 
     def pairs(self, bottom: nn.ModuleDict) -> dict[str, Float[Tensor, "batch batch"]]:
         """By text granularity, rel(a, b), averaged over the granularities of the images."""

@@ -69,6 +69,13 @@ class Packed:
 
     def mean(self) -> Float[Tensor, "batch d_model"]:
         """The mean of each sequence, by how often its vectors occur; zero where nothing does."""
-        weight = self.count.to(self.states.dtype)
-        share = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
-        return (share.unsqueeze(1) @ self.padded()).squeeze(1)
+        return counted_mean(self.padded(), self.count)
+
+
+def counted_mean(
+    vectors: Float[Tensor, "batch n d_model"], count: Float[Tensor, "batch n"]
+) -> Float[Tensor, "batch d_model"]:
+    """The mean of each sequence, by how often its vectors occur; zero where nothing does."""
+    weight = count.to(vectors.dtype)
+    share = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
+    return (share.unsqueeze(1) @ vectors).squeeze(1)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mnerfeat.heads.base import Images
+from mnerfeat.heads.dpe.packed import counted_mean
 
 Grain = Literal["coarse", "fine"]
 Gap = Literal["image", "text"]
@@ -40,9 +41,7 @@ class Tokens:
 
     def mean(self) -> Float[Tensor, "batch d_model"]:
         """The mean over a post's real tokens, zero where there are none."""
-        weight = self.mask.to(self.states.dtype).unsqueeze(2)
-        mean: Tensor = (self.states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
-        return mean
+        return counted_mean(self.states, self.mask.float())
 
     def by_image(self, images: int) -> tuple[Tensor, Bool[Tensor, "batch images tokens"]]:
         """The same, one row an image: (batch, images, tokens, d_model) and the mask."""
@@ -99,3 +98,17 @@ class Stranger(nn.Module):
             mask=torch.ones(posts, 1, dtype=torch.bool, device=device),
             slot=torch.full((1,), -1, device=device),
         )
+
+
+def by_image(
+    attention: Float[Tensor, "batch tokens"], slot: Int[Tensor, " tokens"], images: int
+) -> Float[Tensor, "batch images"]:
+    """What falls on the tokens of each image, added up.
+
+    Args:
+        attention: What each token gets.
+        slot: As in `Tokens`.
+        images: Image slots of a post.
+    """
+    slots = torch.arange(images, device=slot.device)
+    return attention @ (slot.unsqueeze(1) == slots).to(attention.dtype)
