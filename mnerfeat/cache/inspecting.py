@@ -10,7 +10,7 @@ import numpy as np
 from mnerfeat.cache.checking import feature_faults, table_faults, wrong_sums
 from mnerfeat.cache.joining import join_ids
 from mnerfeat.cache.opening import open_sealed
-from mnerfeat.cache.reader import FeatureCache, candidates, no_cache
+from mnerfeat.cache.reader import FeatureCache, at_one_moment, no_cache
 from mnerfeat.cache.schema import FAILED, MISSING, OK, Provenance
 from mnerfeat.cache.sealed import SealedFile
 from mnerfeat.errors import CacheError
@@ -100,7 +100,7 @@ def info(path: str | PathLike[str]) -> CacheInfo:
     newest = cache.files[-1]
     return CacheInfo(
         path=cache.path,
-        bytes=sum(file.path.stat().st_size for file in cache.files),
+        bytes=sum(file.bytes for file in cache.files),
         parts=len(cache.files) - (cache.files[0].path == cache.path),
         created_by=newest.created_by,
         created_at=newest.created_at,
@@ -126,15 +126,7 @@ def verify(path: str | PathLike[str], progress: Progress | None = None) -> list[
         CacheError: Where there is no cache at all.
     """
     path = Path(path)
-    files: list[SealedFile] = []
-    faults: list[str] = []
-    for candidate in candidates(path):
-        try:
-            files.append(open_sealed(candidate))
-        except FileNotFoundError:
-            continue  # packed in between
-        except CacheError as error:
-            faults.append(error.what)
+    files, faults = at_one_moment(path, lambda parts: _open_sound(path, parts))
     if not files and not faults:
         raise no_cache(path)
     total = sum(
@@ -153,6 +145,25 @@ def verify(path: str | PathLike[str], progress: Progress | None = None) -> list[
                     if progress:
                         progress(checked, total)
     return [*faults, *_contradictions(files), *_dangling(files)]
+
+
+def _open_sound(path: Path, parts: list[Path]) -> tuple[list[SealedFile], list[str]]:
+    """The files that can be opened, and what is wrong with the others.
+
+    Raises:
+        FileNotFoundError: Where a part is gone.
+    """
+    files: list[SealedFile] = []
+    faults: list[str] = []
+    for candidate in [path, *parts]:
+        try:
+            files.append(open_sealed(candidate))
+        except FileNotFoundError:
+            if candidate != path:
+                raise
+        except CacheError as error:
+            faults.append(error.what)
+    return files, faults
 
 
 def _contradictions(files: list[SealedFile]) -> Iterator[str]:

@@ -145,6 +145,7 @@ class _Reader:
         root = self._root
         file = SealedFile(
             path=path,
+            bytes=len(self._data),
             uuid=self._text(root, "uuid"),
             sequence=self._number(root, "sequence"),
             created_by=self._text(root, "created_by"),

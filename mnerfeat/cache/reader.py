@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from mnerfeat.cache.feature import Feature
 from mnerfeat.cache.joining import Rows
@@ -19,6 +19,8 @@ from mnerfeat.errors import CacheError, CacheLookupError
 
 _OPEN_ATTEMPTS = 50
 
+Looked = TypeVar("Looked")
+
 
 def parts_folder(path: Path) -> Path:
     """Where the parts of the cache at `path` wait to be packed."""
@@ -26,9 +28,51 @@ def parts_folder(path: Path) -> Path:
 
 
 def candidates(path: Path) -> list[Path]:
-    """The files of the cache at `path`, whether they can be read or not."""
-    parts = sorted(parts_folder(path).glob("part-*.h5"))
+    """The files of the cache at `path`, whether they can be read or not.
+
+    Raises:
+        CacheError: Where the folder of its parts may not be read.
+    """
+    # Parts first: what is packed in between is then in the file, which is there.
+    parts = _waiting(path)
     return [path, *parts] if path.exists() else parts
+
+
+def at_one_moment(path: Path, look: Callable[[list[Path]], Looked]) -> Looked:
+    """What `look` makes of the parts that wait beside a cache; again where one is packed meanwhile.
+
+    Args:
+        path: The `.h5` file.
+        look: Given the parts, in no order that means anything. It looks at the file itself after
+            that: what is packed in between is then found there. It raises `FileNotFoundError`
+            where a part is gone.
+
+    Raises:
+        CacheError: Where the folder of parts may not be read, or parts go again and again.
+    """
+    for attempt in range(_OPEN_ATTEMPTS):
+        try:
+            return look(_waiting(path))
+        except FileNotFoundError:
+            time.sleep(0.001 * attempt)
+    raise CacheError(
+        f"{path} was packed again and again while it was being opened",
+        hint="try once more; if it goes on, look for a program that packs it in a loop",
+    )
+
+
+def _waiting(path: Path) -> list[Path]:
+    folder = parts_folder(path)
+    try:
+        found = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):  # a pack removes the folder it has emptied
+        return []
+    except OSError as error:
+        raise CacheError(
+            f"{folder} cannot be read: {error.strerror or error}",
+            hint="parts of the cache wait there; check the folder and its permissions",
+        ) from error
+    return sorted(file for file in found if file.match("part-*.h5"))
 
 
 def no_cache(path: Path) -> CacheError:
@@ -194,21 +238,14 @@ def reopen(path: Path, uuids: Sequence[str]) -> FeatureCache:
 
 def _open_all(path: Path) -> tuple[SealedFile, ...]:
     """The sealed file and the parts that are not in it yet, oldest first."""
-    for attempt in range(_OPEN_ATTEMPTS):
-        # Parts first: what is packed in between is then found in the sealed file or not at all.
-        parts = sorted(parts_folder(path).glob("part-*.h5"))
+
+    def look(parts: list[Path]) -> tuple[SealedFile, ...]:
         base: SealedFile | None = None
         with contextlib.suppress(FileNotFoundError):
             base = open_sealed(path)
         absorbed = base.absorbed if base else frozenset[str]()
-        try:
-            waiting = [open_sealed(part) for part in parts if part.stem[5:] not in absorbed]
-        except FileNotFoundError:
-            time.sleep(0.001 * attempt)
-            continue
+        waiting = [open_sealed(part) for part in parts if part.stem[5:] not in absorbed]
         waiting.sort(key=lambda file: (file.sequence, file.uuid))
         return (*([base] if base else []), *waiting)
-    raise CacheError(
-        f"{path} was packed again and again while it was being opened",
-        hint="try once more; if it goes on, look for a program that packs it in a loop",
-    )
+
+    return at_one_moment(path, look)

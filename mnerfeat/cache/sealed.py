@@ -123,6 +123,7 @@ class SealedFile:
 
     Attributes:
         path: Where it was found.
+        bytes: Its size.
         uuid: Its own name, unlike any other file's.
         sequence: When it was written, nanoseconds since 1970; orders parts.
         created_by: The program and version that wrote it.
@@ -133,6 +134,7 @@ class SealedFile:
     """
 
     path: Path
+    bytes: int
     uuid: str
     sequence: int
     created_by: str

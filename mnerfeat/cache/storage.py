@@ -67,7 +67,9 @@ def replacing(path: Path) -> Iterator[AtomicFile]:
             raise
         finally:
             os.close(descriptor)
-        fsync_folder(path.parent)
+        # A part may have been packed by now, and its folder removed: it is safe elsewhere then.
+        with contextlib.suppress(FileNotFoundError):
+            fsync_folder(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
 
@@ -156,7 +158,9 @@ def make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    # Not `exist_ok`: it fails where somebody makes the folder and somebody removes it again.
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
     fsync_folder(folder.parent)
 
 

@@ -1,5 +1,6 @@
 """Many readers, writers and packs at once: everybody always sees a whole cache."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -7,13 +8,16 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mnerfeat.cache import FeatureCache, pack, verify
-from mnerfeat.errors import StorageError
+from mnerfeat.cache import FeatureCache, info, inspecting, pack, verify
+from mnerfeat.cache.opening import open_sealed
+from mnerfeat.cache.sealed import SealedFile
+from mnerfeat.errors import CacheError, StorageError
 from tests.cache.builders import put_numbered
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +64,17 @@ print(looks)
 """
 
 
+FOLDER = """
+import os, sys
+from pathlib import Path
+print("ready", flush=True)
+while not Path(sys.argv[2]).exists():
+    for _ in range(100):
+        os.mkdir(sys.argv[1] + ".d")
+        os.rmdir(sys.argv[1] + ".d")
+"""
+
+
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -71,20 +86,32 @@ def finished(process: subprocess.Popen[str]) -> list[str]:
     return output.splitlines()
 
 
+@contextlib.contextmanager
+def until(stop: Path, *commands: tuple[str, Path]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that have begun, and are told to end; none is left, whatever happens."""
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(start(code, path, stop)) for code, path in commands]
+        stack.callback(stop.touch)
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        yield processes
+
+
 def test_writers_packs_and_readers_at_once(path: Path, tmp_path: Path) -> None:
     """Three processes write, two pack, two read."""
     put_numbered(path, range(3))
     stop = tmp_path / "stop"
-    others = [start(code, path, stop) for code in (PACKER, PACKER, READER, READER)]
-    for process in others:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    writers = [start(WRITER, path, 1000 * (number + 1), 20) for number in range(3)]
-    acknowledged = [int(line) for writer in writers for line in finished(writer)]
-    stop.touch()
-    looks = [int(finished(process)[-1]) for process in others[2:]]
-    for process in others[:2]:
-        finished(process)
+    with (
+        until(stop, *((code, path) for code in (PACKER, PACKER, READER, READER))) as others,
+        contextlib.ExitStack() as stack,
+    ):
+        starts = [1000, 2000, 3000]
+        writers = [stack.enter_context(start(WRITER, path, first, 20)) for first in starts]
+        acknowledged = [int(line) for writer in writers for line in finished(writer)]
+        stop.touch()
+        looks = [int(lines[-1]) for lines in map(finished, others) if lines]
+    assert len(looks) == 2
     assert min(looks) > 0
     assert len(acknowledged) == 60
     pack(path)
@@ -95,6 +122,86 @@ def test_writers_packs_and_readers_at_once(path: Path, tmp_path: Path) -> None:
     rows = cache.rows([f"{n}.jpg" for n in numbers])
     assert cache["vit_cls"][rows][:, 0].tolist() == numbers
     assert sorted(p.name for p in tmp_path.iterdir()) == ["features.h5", "stop"]
+
+
+def test_reading_while_the_folder_of_parts_comes_and_goes(path: Path, tmp_path: Path) -> None:
+    put_numbered(path, range(3))
+    pack(path)
+    stop = tmp_path / "stop"
+    with until(stop, (FOLDER, path)) as (process,):
+        for _ in range(2000):
+            assert len(FeatureCache(path).images) == 3
+        stop.touch()
+        finished(process)
+
+
+def test_a_part_is_packed_before_its_writer_is_done(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.replace
+
+    def rename_and_pack(self: Path, target: Path) -> None:
+        rename(self, target)
+        if target.parent != path.parent:
+            pack(path)
+
+    monkeypatch.setattr(Path, "replace", rename_and_pack)
+    put_numbered(path, range(3))
+    assert not path.with_name("features.h5.d").exists()
+    assert sorted(FeatureCache(path)["vit_cls"][:][:, 0].tolist()) == [0, 1, 2]
+
+
+def test_verify_looks_again_where_a_part_is_packed_meanwhile(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_numbered(path, [1])
+    opened = []
+
+    def open_and_pack(file: Path) -> SealedFile:
+        opened.append(file)
+        if len(opened) == 2:
+            pack(path)
+        return open_sealed(file)
+
+    pack(path)
+    put_numbered(path, [2])
+    monkeypatch.setattr(inspecting, "open_sealed", open_and_pack)
+    rows = []
+    assert verify(path, lambda done, _: rows.append(done)) == []
+    assert rows[-1] == 2
+    assert len(opened) == 3
+
+
+def test_info_of_a_cache_that_is_packed_meanwhile(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_numbered(path, range(3))
+    size = sum(file.stat().st_size for file in path.with_name("features.h5.d").iterdir())
+
+    def open_and_pack(file: Path) -> FeatureCache:
+        cache = FeatureCache(file)
+        pack(file)
+        return cache
+
+    monkeypatch.setattr(inspecting, "FeatureCache", open_and_pack)
+    found = info(path)
+    assert (found.parts, found.bytes) == (1, size)
+
+
+def test_a_folder_of_parts_that_may_not_be_read_hides_no_rows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_numbered(path, range(3))
+    pack(path)
+    put_numbered(path, range(3, 6))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for look in (FeatureCache, verify, info):
+        with pytest.raises(CacheError, match=r"features\.h5\.d cannot be read: Permission denied"):
+            look(path)
 
 
 def test_a_map_outlives_the_file_it_shows(path: Path) -> None:
