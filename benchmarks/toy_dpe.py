@@ -2,14 +2,15 @@
 
 The images alone tell the types there: BERT-Iterative, the same head without images, can find the
 names but not what they are. Posts have one image each, as in the data sets that DPE-MNER was made
-for; `--images 4` takes the mixture of the other benchmarks, where the head would have to find the
-telling one among up to four. Captions, tags and boxes are those that the world writes. The epoch
-is chosen on dev; test is scored once a seed. Run it as
+for; `--images 4` takes the mixture of the other benchmarks, where the head has to find the telling
+one among up to four. Captions, tags and boxes are those that the world writes. The epoch is chosen
+on dev; test is scored once a seed. Run it as
 
     python benchmarks/toy_dpe.py
+    python benchmarks/toy_dpe.py --images 4 --epochs 20 --heads BERT-Iterative DPE-MNER "w/o CRM"
 
-and it writes its record to `benchmarks/results/toy_dpe.md`. With `--scores FILE` an
-interrupted run goes on where it was, and several runs may share the work.
+and it writes its records to `benchmarks/results/toy_dpe.md` and `toy_dpe_images.md`. With
+`--scores FILE` an interrupted run goes on where it was, and several runs may share the work.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from mnerfeat.heads.dpe.head import DiffusionHead
 from mnerfeat.toy import Mixture, World, WorldConfig, make_world
 from mnerfeat.training import TrainingConfig
 
-RECORD = RESULTS / "toy_dpe.md"
+RECORDS = {1: RESULTS / "toy_dpe.md", 4: RESULTS / "toy_dpe_images.md"}
 
 HEADS: Mapping[str, HeadConfig] = {
     "BERT-Iterative": IterativeConfig(),
@@ -71,7 +72,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
         default=None,
         help="file of one line a training: those that it holds are not run again",
     )
-    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--record", type=Path, default=None)
     return parser.parse_args(argv)
 
 
@@ -113,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> Found:
                 with done.open("a", encoding="utf-8") as file:
                     file.write(line + "\n")
         found = scored(done)
-    publish(record(found, world.config, training, chosen), chosen.record)
+    publish(record(found, world.config, training, chosen), chosen.record or RECORDS[chosen.images])
     return found
 
 

@@ -125,14 +125,16 @@ class Seen:
     """Image tokens as keys and values of one bottleneck transformer; they stay over all steps.
 
     Attributes:
-        key: (batch, heads, tokens, size).
+        key: Of the tokens of each image.
         value: Likewise.
         mask: True on real tokens.
+        count: How often each bottleneck token of each image occurs: once, or not at all.
     """
 
-    key: Float[Tensor, "batch heads tokens size"]
-    value: Float[Tensor, "batch heads tokens size"]
-    mask: Bool[Tensor, "batch tokens"]
+    key: Float[Tensor, "batch_images heads tokens size"]
+    value: Float[Tensor, "batch_images heads tokens size"]
+    mask: Bool[Tensor, "batch images tokens"]
+    count: Float[Tensor, "batch images_bottlenecks"]
 
 
 class BottleneckTransformer(nn.Module):
@@ -143,6 +145,11 @@ class BottleneckTransformer(nn.Module):
     the text attends to itself and to them. In the symmetric form the text of the only layer would
     see bottleneck tokens that have not seen the image. What the layer makes of the image tokens
     themselves is not used afterwards, and so not computed.
+
+    The paper's posts have one image. Of several, each has the image stream and the bottleneck
+    tokens for itself, with the same weights, and the text attends to all of them: it can tell the
+    images apart, which is lost once they have been looked at together. A post without images has
+    bottleneck tokens that have seen nothing.
     """
 
     def __init__(self, blocks: Blocks) -> None:
@@ -154,20 +161,31 @@ class BottleneckTransformer(nn.Module):
         self.dropout = nn.Dropout(blocks.dropout)
 
     def look(
-        self, tokens: Float[Tensor, "batch tokens d_model"], mask: Bool[Tensor, "batch tokens"]
+        self,
+        tokens: Float[Tensor, "batch images tokens d_model"],
+        mask: Bool[Tensor, "batch images tokens"],
+        images: Bool[Tensor, "batch images"],
     ) -> Seen:
-        """Keys and values of image tokens, which no step of the reasoning changes."""
-        key, value = (
-            self.image.split(layer(tokens)) for layer in (self.image.key, self.image.value)
-        )
-        return Seen(key=key, value=value, mask=mask)
+        """Keys and values of image tokens, which no step of the reasoning changes.
+
+        Args:
+            tokens: Of each image.
+            mask: True on real tokens.
+            images: True where there is an image.
+        """
+        flat = tokens.flatten(0, 1)
+        key, value = (self.image.split(layer(flat)) for layer in (self.image.key, self.image.value))
+        there = images.clone()
+        there[:, 0] |= ~images.any(dim=1)
+        count = there.float().repeat_interleave(len(self.tokens), dim=1)
+        return Seen(key=key, value=value, mask=mask, count=count)
 
     def forward(
         self,
         text: Packed,
         seen: Seen,
-        weight: Float[Tensor, "batch tokens"],
-    ) -> tuple[Packed, Float[Tensor, "batch tokens"]]:
+        weight: Float[Tensor, "batch images tokens"],
+    ) -> tuple[Packed, Float[Tensor, "batch images"]]:
         """MBT(text, weight · image).
 
         Args:
@@ -176,18 +194,19 @@ class BottleneckTransformer(nn.Module):
             weight: What each image token is multiplied by.
 
         Returns:
-            The text stream; and how much of the bottleneck tokens' attention went to each image
-            token, from 0 to 1.
+            The text stream; and how much of its bottleneck tokens' attention each image got, from
+            0 to 1: the rest went to the bottleneck tokens.
         """
-        bottleneck, attention = self._see(seen, weight)
-        attended = self.text(text, text, Packed.whole(bottleneck))
+        bottleneck, attention = self._see(seen, weight.flatten(0, 1))
+        both = bottleneck.view(*seen.count.shape, -1)
+        attended = self.text(text, text, Packed.of(both, seen.count))
         met = self.text_norm(text.states + self.dropout(attended))
-        return text.holding(self.text_feed(met)), attention
+        return text.holding(self.text_feed(met)), attention.view(weight.shape[:2])
 
     def _see(
-        self, seen: Seen, weight: Float[Tensor, "batch tokens"]
-    ) -> tuple[Tensor, Float[Tensor, "batch tokens"]]:
-        """The bottleneck tokens after the image stream, and where they looked."""
+        self, seen: Seen, weight: Float[Tensor, "batch_images tokens"]
+    ) -> tuple[Tensor, Float[Tensor, " batch_images"]]:
+        """The bottleneck tokens after the image stream, and how much they looked at the image."""
         own = self.tokens.unsqueeze(0)
         query, key, value = (
             self.image.split(layer(own))
@@ -195,7 +214,7 @@ class BottleneckTransformer(nn.Module):
         )
         query = query / query.shape[-1] ** 0.5
         scale = weight[:, None, :, None].to(query.dtype)
-        mask = seen.mask[:, None, None, :]
+        mask = seen.mask.flatten(0, 1)[:, None, None, :]
         # One row a bottleneck token; so few that the weights can be had beside the result.
         to_image = (query @ seen.key.transpose(2, 3)) * scale.transpose(2, 3)
         to_self = (query @ key.transpose(2, 3)).expand(len(weight), -1, -1, -1)
@@ -206,4 +225,4 @@ class BottleneckTransformer(nn.Module):
         found = (at_image * scale.transpose(2, 3)) @ seen.value + at_self @ value
         attended = self.image.output(found.transpose(1, 2).flatten(2))
         bottleneck = self.image_norm(own + self.dropout(attended))
-        return self.image_feed(bottleneck), at_image.detach().float().mean(dim=(1, 2))
+        return self.image_feed(bottleneck), at_image.detach().float().sum(dim=3).mean(dim=(1, 2))

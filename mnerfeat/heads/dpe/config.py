@@ -113,6 +113,14 @@ class DiffusionConfig(HeadConfig):
         """Of the bottleneck transformers, where there are any."""
 
     @property
+    def encouragement(self) -> str:
+        """A high threshold is what keeps a diffusion head silent on little data."""
+        return (
+            f"it leaves out what is less sure than head.{self.name}.threshold ({self.threshold}); "
+            f"on little data try --set head.{self.name}.threshold=1.5, or more epochs"
+        )
+
+    @property
     def loss_weights(self) -> LossWeights:
         """Of matching and loss."""
         return LossWeights(

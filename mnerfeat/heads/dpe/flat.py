@@ -13,7 +13,7 @@ from mnerfeat.heads.dpe.packed import Packed
 from mnerfeat.heads.dpe.priority import Priority
 from mnerfeat.heads.dpe.reasoning import Context, Moment, Reasoned, Reasoner, SpanReader
 from mnerfeat.heads.dpe.relevance import Halves, RelevanceGate
-from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Tokens, by_image
+from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Tokens
 from mnerfeat.heads.dpe.spans import Spans
 
 
@@ -25,15 +25,13 @@ class FlatKnown(Context):
         image_mask: True where a post has an image.
         seen: All image tokens as keys and values.
         source: Of each token, which of the four representations it comes from.
-        slot: Which of the post's images it belongs to; -1 for none.
         image_halves: What the relevance gates read of the images, by text granularity.
     """
 
     image_mask: Bool[Tensor, "batch images"]
     seen: Seen
     source: Int[Tensor, " tokens"]
-    slot: Int[Tensor, " tokens"]
-    image_halves: dict[str, Float[Tensor, "batch hidden"]]
+    image_halves: dict[str, Float[Tensor, "batch images hidden"]]
 
 
 class FlatReasoner(Reasoner[FlatKnown]):
@@ -68,7 +66,7 @@ class FlatReasoner(Reasoner[FlatKnown]):
         self.gates = nn.ModuleDict(
             {
                 text: RelevanceGate(
-                    blocks.d_model, images=len(self.representations), hidden=blocks.d_model
+                    blocks.d_model, means=len(self.representations), hidden=blocks.d_model
                 )
                 for text in TEXTS
             }
@@ -77,20 +75,22 @@ class FlatReasoner(Reasoner[FlatKnown]):
         self.reader = SpanReader(blocks)
 
     def look(self, words: Words, images: Images) -> FlatKnown:
-        """All image tokens side by side."""
+        """All tokens of an image side by side."""
         each: list[Tokens] = [module(images) for module in self.representations]
-        means = torch.cat([tokens.mean() for tokens in each], dim=1)
+        means = torch.cat([tokens.mean() for tokens in each], dim=2)
+        numbers = [
+            torch.full(tokens.mask.shape[2:], number, device=means.device)
+            for number, tokens in enumerate(each)
+        ]
         return FlatKnown(
             words=words,
             image_mask=images.mask,
             seen=self.meet.look(
-                torch.cat([tokens.states for tokens in each], dim=1),
-                torch.cat([tokens.mask for tokens in each], dim=1),
+                torch.cat([tokens.states for tokens in each], dim=2),
+                torch.cat([tokens.mask for tokens in each], dim=2),
+                images.mask,
             ),
-            source=torch.cat(
-                [torch.full_like(tokens.slot, number) for number, tokens in enumerate(each)]
-            ),
-            slot=torch.cat([tokens.slot for tokens in each]),
+            source=torch.cat(numbers),
             image_halves={text: self._gate(text).image(means) for text in TEXTS},
         )
 
@@ -104,33 +104,34 @@ class FlatReasoner(Reasoner[FlatKnown]):
             text: Halves(
                 text=self._gate(text).text(stream.mean()),
                 image=known.image_halves[text],
+                mask=known.image_mask,
             )
             for text, stream in zip(TEXTS, streams, strict=True)
         }
         relevance = torch.stack([self._gate(text)(halves[text]) for text in TEXTS]).mean(dim=0)
         weights = torch.stack(
             [
-                relevance * grain * gap
+                relevance * (grain * gap).unsqueeze(1)
                 for grain in self.priority.grain(moment.share)
                 for gap in self.priority.gap(moment.share)
             ],
-            dim=1,
-        )  # eqs. 3, 4, 6: (batch, representations)
+            dim=2,
+        )  # eqs. 3, 4, 6: (batch, images, representations)
         met, attention = self.meet(
             Packed.of(
                 torch.cat([stream.padded() for stream in streams], dim=1),
                 torch.cat([stream.count for stream in streams], dim=1),
             ),
             known.seen,
-            weights[:, known.source],
+            weights[:, :, known.source],
         )
         mask = known.image_mask.float()
         return Reasoned(
             spans=of_spans.holding(of_spans.pack(met.padded()[:, -spans.count.shape[1] :])),
             pairs={text: self._gate(text).pairs(halves[text]) for text in TEXTS} if pairs else {},
             images={
-                "relevance": relevance.detach().unsqueeze(1) * mask,
-                "attention": by_image(attention, known.slot, mask.shape[1]) * mask,
+                "relevance": relevance.detach() * mask,
+                "attention": attention * mask,
             },
         )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mnerfeat.heads.base import Images, Words
@@ -22,7 +22,7 @@ from mnerfeat.heads.dpe.reasoning import (
     TopLayer,
 )
 from mnerfeat.heads.dpe.relevance import Halves, RelevanceGate
-from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Gap, Grain, Tokens, by_image
+from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Gap, Grain, Tokens
 from mnerfeat.heads.dpe.spans import Spans
 
 Text = Literal["token", "sentence", "span"]
@@ -39,31 +39,29 @@ class View:
     Attributes:
         from_image: Of each token, whether it comes from the image and not from a text about it.
         mask: True on real tokens.
-        slot: Which of the post's images each token belongs to; -1 for none.
         means: Mean-pooled y_j and y_jt, side by side.
     """
 
     from_image: Bool[Tensor, " tokens"]
-    mask: Bool[Tensor, "batch tokens"]
-    slot: Int[Tensor, " tokens"]
-    means: Float[Tensor, "batch twice"]
+    mask: Bool[Tensor, "batch images tokens"]
+    means: Float[Tensor, "batch images twice"]
 
     @classmethod
     def of(cls, image: Tokens, text: Tokens) -> "View":
         """The tokens of eq. 3, one after the other."""
-        from_image = [torch.ones_like(image.slot), torch.zeros_like(text.slot)]
+        mask = torch.cat([image.mask, text.mask], dim=2)
+        place = torch.arange(mask.shape[2], device=mask.device)
         return cls(
-            from_image=torch.cat(from_image).bool(),
-            mask=torch.cat([image.mask, text.mask], dim=1),
-            slot=torch.cat([image.slot, text.slot]),
-            means=torch.cat([image.mean(), text.mean()], dim=1),
+            from_image=place < image.mask.shape[2],
+            mask=mask,
+            means=torch.cat([image.mean(), text.mean()], dim=2),
         )
 
     def weight(
-        self, image: Float[Tensor, " batch"], text: Float[Tensor, " batch"]
-    ) -> Float[Tensor, "batch tokens"]:
-        """A weight for each token of a post: one for those from the image, one for the others."""
-        return torch.where(self.from_image, image.unsqueeze(1), text.unsqueeze(1))
+        self, image: Float[Tensor, "batch images"], text: Float[Tensor, "batch images"]
+    ) -> Float[Tensor, "batch images tokens"]:
+        """A weight for each token: one for those from an image, one for those from its texts."""
+        return torch.where(self.from_image, image.unsqueeze(2), text.unsqueeze(2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +78,7 @@ class Known(Context):
     image_mask: Bool[Tensor, "batch images"]
     views: Mapping[Grain, View]
     seen: Mapping[tuple[Text, Grain], Seen]
-    image_halves: Mapping[tuple[Text, Grain], Float[Tensor, "batch hidden"]]
+    image_halves: Mapping[tuple[Text, Grain], Float[Tensor, "batch images hidden"]]
 
 
 class BottomLayer(nn.Module):
@@ -91,9 +89,9 @@ class BottomLayer(nn.Module):
     x_i^j = MBT(x_i, rel · H_v)                              (5)
     """
 
-    def __init__(self, blocks: Blocks, *, images: int = len(GAPS)) -> None:
+    def __init__(self, blocks: Blocks) -> None:
         super().__init__()
-        self.gate = RelevanceGate(blocks.d_model, images=images, hidden=blocks.d_model)
+        self.gate = RelevanceGate(blocks.d_model, means=len(GAPS), hidden=blocks.d_model)
         self.meet = BottleneckTransformer(blocks)
 
 
@@ -136,12 +134,12 @@ class HierarchicalReasoner(Reasoner[Known]):
         views, seen, halves = {}, {}, {}
         for grain in GRAINS:
             image, text = (self.representations[_name(grain, gap)](images) for gap in GAPS)
-            views[grain] = View.of(image, text)
-            tokens = torch.cat([image.states, text.states], dim=1)
+            view = views[grain] = View.of(image, text)
+            tokens = torch.cat([image.states, text.states], dim=2)
             for level in TEXTS:
                 layer = bottom_layer(self.bottom, level, grain)
-                seen[level, grain] = layer.meet.look(tokens, views[grain].mask)
-                halves[level, grain] = layer.gate.image(views[grain].means)
+                seen[level, grain] = layer.meet.look(tokens, view.mask, images.mask)
+                halves[level, grain] = layer.gate.image(view.means)
         return Known(
             words=words, image_mask=images.mask, views=views, seen=seen, image_halves=halves
         )
@@ -185,9 +183,14 @@ class HierarchicalReasoner(Reasoner[Known]):
         """The bottom layer: x_i^j."""
         layer = bottom_layer(self.bottom, level, grain)
         view = known.views[grain]
-        halves = Halves(text=layer.gate.text(mean), image=known.image_halves[level, grain])
-        relevance = layer.gate(halves)  # eq. 4: (batch,)
-        of_image, of_text = self.priority.gap(moment.share)  # eq. 3: (batch,) each
+        halves = Halves(
+            text=layer.gate.text(mean),
+            image=known.image_halves[level, grain],
+            mask=known.image_mask,
+        )
+        relevance = layer.gate(halves)  # eq. 4: (batch, images)
+        # Eq. 3: (batch, 1) each.
+        of_image, of_text = (share.unsqueeze(1) for share in self.priority.gap(moment.share))
         weight = view.weight(relevance * of_image, relevance * of_text)
         met: Packed
         met, attention = layer.meet(text, known.seen[level, grain], weight)
@@ -223,14 +226,13 @@ class Told:
         level: Text,
         grain: Grain,
         halves: Halves,
-        relevance: Float[Tensor, " batch"],
-        attention: Float[Tensor, "batch tokens"],
+        relevance: Float[Tensor, "batch images"],
+        attention: Float[Tensor, "batch images"],
     ) -> None:
         """One meeting of texts and images."""
         self._halves[level, grain] = halves
         self._relevance.append(relevance.detach())
-        images = self._known.image_mask.shape[1]
-        self._attention.append(by_image(attention, self._known.views[grain].slot, images))
+        self._attention.append(attention)
 
     def pairs(self, bottom: nn.ModuleDict) -> dict[str, Float[Tensor, "batch batch"]]:
         """By text granularity, rel(a, b), averaged over the granularities of the images."""
@@ -246,13 +248,13 @@ class Told:
     def images(self) -> dict[str, Float[Tensor, "batch images"]]:
         """What people can read.
 
-        `relevance`: of the post's images together, mean over the gates. `attention`: what each
-        image gets of the bottleneck tokens' attention, mean over all of them.
+        `relevance`: mean over the gates. `attention`: what each image gets of the attention of its
+        bottleneck tokens, mean over all of them.
         """
         mask = self._known.image_mask.float()
         relevance = torch.stack(self._relevance).mean(dim=0)
         attention = torch.stack(self._attention).mean(dim=0)
-        return {"relevance": relevance.unsqueeze(1) * mask, "attention": attention * mask}
+        return {"relevance": relevance * mask, "attention": attention * mask}
 
 
 def bottom_layer(layers: nn.ModuleDict, text: Text, grain: Grain) -> BottomLayer:

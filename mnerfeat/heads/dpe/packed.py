@@ -73,9 +73,9 @@ class Packed:
 
 
 def counted_mean(
-    vectors: Float[Tensor, "batch n d_model"], count: Float[Tensor, "batch n"]
-) -> Float[Tensor, "batch d_model"]:
+    vectors: Float[Tensor, "*batch n d_model"], count: Float[Tensor, "*batch n"]
+) -> Float[Tensor, "*batch d_model"]:
     """The mean of each sequence, by how often its vectors occur; zero where nothing does."""
     weight = count.to(vectors.dtype)
-    share = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
-    return (share.unsqueeze(1) @ vectors).squeeze(1)
+    share = weight / weight.sum(dim=-1, keepdim=True).clamp(min=1)
+    return (share.unsqueeze(-2) @ vectors).squeeze(-2)

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mnerfeat.heads.dpe.pairing import pair_scores
+
 
 @dataclass(frozen=True, kw_only=True)
 class Halves:
@@ -14,11 +16,13 @@ class Halves:
 
     Attributes:
         text: Of each post's text.
-        image: Of each post's images.
+        image: Of each of its images.
+        mask: True where there is an image.
     """
 
     text: Float[Tensor, "batch hidden"]
-    image: Float[Tensor, "batch hidden"]
+    image: Float[Tensor, "batch images hidden"]
+    mask: Bool[Tensor, "batch images"]
 
 
 class RelevanceGate(nn.Module):
@@ -28,29 +32,40 @@ class RelevanceGate(nn.Module):
     losses could never learn which image belongs to a text. For all pairs of a batch only the second
     layer runs on pairs: batch² · hidden products, not batch² passes through the whole gate.
 
+    The paper's posts have one image. Each of several has a relevance of its own; that of a post's
+    images together is the mean.
+
     Args:
         d_model: Size of the vectors.
-        images: How many image vectors are read together.
+        means: How many vectors of an image are read together.
         hidden: Hidden units.
     """
 
-    def __init__(self, d_model: int, *, images: int, hidden: int) -> None:
+    def __init__(self, d_model: int, *, means: int, hidden: int) -> None:
         super().__init__()
         self.text = nn.Linear(d_model, hidden)
-        self.image = nn.Linear(images * d_model, hidden, bias=False)
+        self.image = nn.Linear(means * d_model, hidden, bias=False)
         self.score = nn.Linear(hidden, 1)
 
-    def forward(self, halves: Halves) -> Float[Tensor, " batch"]:
-        """Rel of each post with its own images, 0 to 1."""
-        hidden = torch.relu(halves.text + halves.image)
-        relevance: Tensor = self.score(hidden).squeeze(1).float().sigmoid()
+    def forward(self, halves: Halves) -> Float[Tensor, "batch images"]:
+        """Rel of each post with each of its own images, 0 to 1."""
+        hidden = torch.relu(halves.text.unsqueeze(1) + halves.image)
+        relevance: Tensor = self.score(hidden).squeeze(2).float().sigmoid()
         return relevance
 
     def pairs(self, halves: Halves) -> Float[Tensor, "batch batch"]:
-        """rel(a, b) of the text of post a with the images of post b, 0 to 1."""
-        hidden = torch.relu(halves.text.unsqueeze(1) + halves.image.unsqueeze(0))
-        relevance: Tensor = self.score(hidden).squeeze(2).float().sigmoid()
-        return relevance
+        """rel(a, b) of the text of post a with the images of post b, 0 to 1; 0 where b has none."""
+        posts, images = halves.mask.shape
+        scores = pair_scores(
+            halves.text.unsqueeze(0),
+            halves.image.flatten(0, 1).unsqueeze(0),
+            self.score.weight[0],
+            torch.ones(1, posts, dtype=torch.bool, device=halves.mask.device),
+            torch.ones(1, posts * images, dtype=torch.bool, device=halves.mask.device),
+        )
+        relevance = (scores + self.score.bias).float().sigmoid().view(posts, posts, images)
+        there = halves.mask.float()
+        return (relevance * there).sum(dim=2) / there.sum(dim=1).clamp(min=1)
 
 
 def contrast(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mnerfeat.heads.base import Images
@@ -27,26 +27,25 @@ COLUMNS: Mapping[tuple[Grain, Gap], tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """The tokens of all of a post's images, one image after the other.
+    """The tokens of each of a post's images.
 
     Attributes:
         states: One vector a token; anything where there is none.
         mask: True on real tokens.
-        slot: Which of the post's images each token belongs to; -1 for none.
     """
 
-    states: Float[Tensor, "batch tokens d_model"]
-    mask: Bool[Tensor, "batch tokens"]
-    slot: Int[Tensor, " tokens"]
+    states: Float[Tensor, "batch images tokens d_model"]
+    mask: Bool[Tensor, "batch images tokens"]
 
-    def mean(self) -> Float[Tensor, "batch d_model"]:
-        """The mean over a post's real tokens, zero where there are none."""
+    def mean(self) -> Float[Tensor, "batch images d_model"]:
+        """The mean over an image's real tokens, zero where there are none."""
         return counted_mean(self.states, self.mask.float())
 
-    def by_image(self, images: int) -> tuple[Tensor, Bool[Tensor, "batch images tokens"]]:
-        """The same, one row an image: (batch, images, tokens, d_model) and the mask."""
-        batch, _, size = self.states.shape
-        return self.states.reshape(batch, images, -1, size), self.mask.reshape(batch, images, -1)
+    def together(self) -> "Tokens":
+        """All images of a post as one."""
+        return Tokens(
+            states=self.states.flatten(1, 2).unsqueeze(1), mask=self.mask.flatten(1, 2).unsqueeze(1)
+        )
 
 
 class Projected(nn.Module):
@@ -74,12 +73,7 @@ class Projected(nn.Module):
             mask = mask & (part < images[self.columns[1]].unsqueeze(2))
         vectors = column.reshape(*images.mask.shape, -1, column.shape[-1])
         mask = mask.repeat_interleave(vectors.shape[2] // mask.shape[2], dim=2)
-        slots = torch.arange(mask.shape[1], device=mask.device)
-        return Tokens(
-            states=self.projection(vectors).flatten(1, 2),
-            mask=mask.flatten(1, 2),
-            slot=slots.repeat_interleave(mask.shape[2]),
-        )
+        return Tokens(states=self.projection(vectors), mask=mask)
 
 
 class Stranger(nn.Module):
@@ -90,25 +84,6 @@ class Stranger(nn.Module):
         self.vector = nn.Parameter(torch.randn(d_model))
 
     def forward(self, images: Images) -> Tokens:
-        """It alone, for every post."""
-        posts = images.mask.shape[0]
-        device = self.vector.device
-        return Tokens(
-            states=self.vector.expand(posts, 1, -1),
-            mask=torch.ones(posts, 1, dtype=torch.bool, device=device),
-            slot=torch.full((1,), -1, device=device),
-        )
-
-
-def by_image(
-    attention: Float[Tensor, "batch tokens"], slot: Int[Tensor, " tokens"], images: int
-) -> Float[Tensor, "batch images"]:
-    """What falls on the tokens of each image, added up.
-
-    Args:
-        attention: What each token gets.
-        slot: As in `Tokens`.
-        images: Image slots of a post.
-    """
-    slots = torch.arange(images, device=slot.device)
-    return attention @ (slot.unsqueeze(1) == slots).to(attention.dtype)
+        """It alone, in every image slot."""
+        mask = torch.ones_like(images.mask).unsqueeze(2)
+        return Tokens(states=self.vector.expand(*mask.shape, -1), mask=mask)

@@ -53,15 +53,12 @@ class Mixer(nn.Module, ABC):
     """A way to fuse words with all image representations at once."""
 
     @abstractmethod
-    def forward(
-        self, words: Words, each: list[Tokens], images: int
-    ) -> Float[Tensor, "batch words d_model"]:
+    def forward(self, words: Words, each: list[Tokens]) -> Float[Tensor, "batch words d_model"]:
         """Word states that have seen the images.
 
         Args:
             words: Of the posts.
             each: The tokens of each representation.
-            images: Image slots of a post.
         """
 
 
@@ -73,13 +70,11 @@ class PooledMixer(Mixer):
         self.maximum = maximum
         self.meeting = Meeting(blocks)
 
-    def forward(
-        self, words: Words, each: list[Tokens], images: int
-    ) -> Float[Tensor, "batch words d_model"]:
+    def forward(self, words: Words, each: list[Tokens]) -> Float[Tensor, "batch words d_model"]:
         """Pool, then attend."""
         vectors, masks = [], []
         for tokens in each:
-            states, mask = tokens.by_image(images)
+            states, mask = tokens.states, tokens.mask
             real = mask.unsqueeze(3)
             some = mask.any(dim=2)
             if self.maximum:
@@ -107,16 +102,11 @@ class MlpMixer(Mixer):
         )
         self.norm = nn.LayerNorm(size)
 
-    def forward(
-        self,
-        words: Words,
-        each: list[Tokens],
-        images: int,  # noqa: ARG002
-    ) -> Float[Tensor, "batch words d_model"]:
+    def forward(self, words: Words, each: list[Tokens]) -> Float[Tensor, "batch words d_model"]:
         """Concatenate, then mix."""
         states = words.states
-        means = torch.cat([tokens.mean() for tokens in each], dim=1)
-        beside = means.unsqueeze(1).expand(-1, states.shape[1], -1)
+        means = torch.cat([tokens.together().mean() for tokens in each], dim=2)
+        beside = means.expand(-1, states.shape[1], -1)
         met: Tensor = self.norm(states + self.layers(torch.cat([states, beside], dim=2)))
         return met
 
@@ -132,17 +122,13 @@ class ExpertMixer(Mixer):
         self.experts = nn.ModuleList(Meeting(blocks) for _ in range(representations))
         self.gate = nn.Linear((1 + representations) * blocks.d_model, representations)
 
-    def forward(
-        self,
-        words: Words,
-        each: list[Tokens],
-        images: int,  # noqa: ARG002
-    ) -> Float[Tensor, "batch words d_model"]:
+    def forward(self, words: Words, each: list[Tokens]) -> Float[Tensor, "batch words d_model"]:
         """Ask every expert, then weight."""
-        means = [tokens.mean() for tokens in each]
+        each = [tokens.together() for tokens in each]
+        means = [tokens.mean()[:, 0] for tokens in each]
         weight = self.gate(torch.cat([words.sentence, *means], dim=1)).softmax(dim=1)
         answers = [
-            expert(words.states, tokens.states, tokens.mask)
+            expert(words.states, tokens.states[:, 0], tokens.mask[:, 0])
             for expert, tokens in zip(self.experts, each, strict=True)
         ]
         met: Tensor = (torch.stack(answers, dim=1) * weight[:, :, None, None]).sum(dim=1)
@@ -187,7 +173,7 @@ class StaticReasoner(Reasoner[Context]):
     def look(self, words: Words, images: Images) -> Context:
         """The words after the fusion, which then holds for all steps."""
         each = [module(images) for module in self.representations]
-        met = self.mixer(words, each, images.mask.shape[1])
+        met = self.mixer(words, each)
         states = met * words.mask.unsqueeze(2)
         return self.iterate.look(replace(words, states=states), images)
 

@@ -56,24 +56,23 @@ def of_post(post: int) -> list[tuple[int, int]]:
     return [(min(left, last), min(right, last)) for left, right in SPANS]
 
 
-def tokens(head: Any, batch: Batch, post: int) -> dict[tuple[str, str], torch.Tensor]:
-    """The real tokens of all of a post's images, projected, by granularity and gap."""
+def tokens(head: Any, batch: Batch, post: int) -> list[dict[tuple[str, str], torch.Tensor]]:
+    """The real tokens of each of a post's images, projected, by granularity and gap."""
     columns = batch[1].columns
-    found = {}
-    for grain, gap, name, length in (
-        ("coarse", "image", "grid", None),
-        ("coarse", "text", "caption_states", "caption_length"),
-        ("fine", "image", "regions_grid", "regions_count"),
-        ("fine", "text", "tags_states", "tags_length"),
-    ):
-        rows = []
-        for image in range(IMAGES[post]):
+    found: list[dict[tuple[str, str], torch.Tensor]] = [{} for _ in range(IMAGES[post])]
+    for image, of_image in enumerate(found):
+        for grain, gap, name, length in (
+            ("coarse", "image", "grid", None),
+            ("coarse", "text", "caption_states", "caption_length"),
+            ("fine", "image", "regions_grid", "regions_count"),
+            ("fine", "text", "tags_states", "tags_length"),
+        ):
             vectors = columns[name][post, image]
             if length:
                 vectors = vectors[: int(columns[length][post, image])]
-            rows.append(vectors.reshape(-1, vectors.shape[-1]))
-        layer = head.reasoner.representations[f"{grain}_{gap}"].projection
-        found[grain, gap] = transcribed.linear(layer, torch.cat(rows))
+            layer = head.reasoner.representations[f"{grain}_{gap}"].projection
+            flat = vectors.reshape(-1, vectors.shape[-1])
+            of_image[grain, gap] = transcribed.linear(layer, flat)
     return found
 
 
@@ -128,7 +127,6 @@ def test_relevance_of_all_pairs_is_that_of_each_text_with_each_images() -> None:
                     ],
                 }[level]
                 for b in (0, 2, 4):
-                    y = tokens(head, batch, b)
                     each = [
                         transcribed.relevance(
                             head.reasoner.bottom[f"{level}_{grain}"].gate,
@@ -136,9 +134,10 @@ def test_relevance_of_all_pairs_is_that_of_each_text_with_each_images() -> None:
                             y[grain, "image"],
                             y[grain, "text"],
                         )
+                        for y in tokens(head, batch, b)
                         for grain in ("coarse", "fine")
                     ]
-                    wanted = sum(each) / 2
+                    wanted = sum(each) / len(each)
                     assert float(reasoned.pairs[level][a, b]) == pytest.approx(wanted, abs=1e-4)
 
 
@@ -162,21 +161,46 @@ def test_attention_to_counted_keys_is_attention_to_repeated_keys() -> None:
 
 def test_the_bottleneck_transformer_sees_the_weighted_tokens_and_tells_where_it_looks() -> None:
     layer = shaken(BottleneckTransformer(BLOCKS))
-    text, image, weight = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.rand(2, 5)
-    mask = torch.tensor([[True, True, False, True, True], [False] * 5])
-    met, attention = layer(Packed.whole(text), layer.look(image, mask), weight)
+    text, weight = torch.randn(3, 3, 8), torch.rand(3, 2, 5)
+    tokens = torch.randn(3, 2, 5, 8)
+    mask = torch.tensor(
+        [[[1, 1, 0, 1, 1], [0, 1, 0, 0, 0]], [[0] * 5, [1, 1, 0, 0, 0]], [[0] * 5] * 2]
+    ).bool()
+    images = mask.any(dim=2)
+    met, attention = layer(Packed.whole(text), layer.look(tokens, mask, images), weight)
     got = met.padded()
-    for post in range(2):
-        seen = (weight[post, :, None] * image[post])[mask[post]]
-        wanted = transcribed.bottleneck_transformer(layer, text[post], seen)
+    for post in range(3):
+        seen = [
+            (weight[post, image, :, None] * tokens[post, image])[mask[post, image]]
+            for image in range(2)
+            if images[post, image]
+        ]
+        wanted = transcribed.bottleneck_transformer(layer, text[post], seen or [text[0, :0]])
         torch.testing.assert_close(got[post], wanted, rtol=1e-4, atol=1e-5)
-    assert (attention[~mask] == 0).all()
-    assert (attention[0][mask[0]] > 0).all()
-    assert float(attention[0].sum()) < 1
+    assert (attention[~images] == 0).all()
+    assert (attention[images] > 0).all()
+    assert (attention < 1).all()
 
 
-def test_images_that_stand_apart_are_one_sequence_of_tokens() -> None:
-    """A post with two images sees the tokens of both; their order says nothing."""
+@pytest.mark.parametrize("ablation", ["none", "no-dmf", "no-coarse"])
+def test_an_image_is_as_relevant_alone_as_beside_others(ablation: Any) -> None:
+    """Each image is looked at for itself; only the text sees them together."""
+    config = DpeConfig(spans=24, dropout=0.0, ablation=ablation)
+    head, batch = built(config), draw(config)
+    words, images, gold = batch
+    together, _ = reason(head, batch, 300, SPANS)
+    for slot in range(images.mask.shape[1]):
+        alone = Images(
+            mask=images.mask[:, slot : slot + 1],
+            columns={name: column[:, slot : slot + 1] for name, column in images.columns.items()},
+        )
+        apart, _ = reason(head, (words, alone, gold), 300, SPANS)
+        for name in ("relevance", "attention"):
+            torch.testing.assert_close(apart.images[name][:, 0], together.images[name][:, slot])
+    assert int(images.mask.sum(dim=1).max()) > 1
+
+
+def test_the_order_of_images_says_nothing() -> None:
     config = DpeConfig(spans=24, dropout=0.0)
     head, batch = built(config), draw(config)
     words, images, _ = batch

@@ -14,9 +14,10 @@ def sigmoid(x: float) -> float:
 
 def test_the_gate_is_two_layers_on_text_and_images_side_by_side():
     torch.manual_seed(0)
-    gate = RelevanceGate(4, images=2, hidden=6)
-    text, images = torch.randn(5, 4), torch.randn(5, 8)
-    halves = Halves(text=gate.text(text), image=gate.image(images))
+    gate = RelevanceGate(4, means=2, hidden=6)
+    text, images = torch.randn(5, 4), torch.randn(5, 3, 8)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1], [1, 0, 0], [0, 0, 0]]).bool()
+    halves = Halves(text=gate.text(text), image=gate.image(images), mask=mask)
     # [x; y; y_text] through one matrix, which is the two that the gate holds, side by side.
     first = torch.cat([gate.text.weight, gate.image.weight], dim=1)
     own, pairs = gate(halves).detach(), gate.pairs(halves).detach()
@@ -24,22 +25,32 @@ def test_the_gate_is_two_layers_on_text_and_images_side_by_side():
     first = first.detach()
     for a in range(5):
         for b in range(5):
-            together = torch.cat([text[a], images[b]])
-            hidden = [
-                max(0.0, float(first[unit] @ together + gate.text.bias[unit])) for unit in range(6)
-            ]
-            score = sum(
-                float(w) * h for w, h in zip(gate.score.weight[0], hidden, strict=True)
-            ) + float(gate.score.bias)
-            assert float(pairs[a, b]) == pytest.approx(sigmoid(score), abs=1e-5)
-        assert float(own[a]) == pytest.approx(float(pairs[a, a]), abs=1e-6)
+            each = []
+            for image in images[b]:
+                together = torch.cat([text[a], image])
+                hidden = [
+                    max(0.0, float(first[unit] @ together + gate.text.bias[unit]))
+                    for unit in range(6)
+                ]
+                score = sum(
+                    float(w) * h for w, h in zip(gate.score.weight[0], hidden, strict=True)
+                ) + float(gate.score.bias)
+                each.append(sigmoid(score))
+            there = [score for score, real in zip(each, mask[b].tolist(), strict=True) if real]
+            assert float(pairs[a, b]) == pytest.approx(sum(there) / max(1, len(there)), abs=1e-5)
+            if a == b:
+                assert own[a].tolist() == pytest.approx(each, abs=1e-5)
 
 
 def test_a_text_can_rank_images_otherwise_than_another_text():
     """With one linear layer it could not: the text would add the same to every image's score."""
     torch.manual_seed(0)
-    gate = RelevanceGate(8, images=1, hidden=16)
-    halves = Halves(text=gate.text(torch.randn(9, 8)), image=gate.image(2 * torch.randn(9, 8)))
+    gate = RelevanceGate(8, means=1, hidden=16)
+    halves = Halves(
+        text=gate.text(torch.randn(9, 8)),
+        image=gate.image(2 * torch.randn(9, 1, 8)),
+        mask=torch.ones(9, 1, dtype=torch.bool),
+    )
     assert len({tuple(row) for row in gate.pairs(halves).argsort(dim=1).tolist()}) > 1
 
 

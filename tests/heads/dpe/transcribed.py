@@ -66,12 +66,13 @@ def span_aggr(layer: Any, spans: Tensor, memory: Tensor) -> Tensor:
     return norm(layer.norms[1], hidden + attention(layer.across, hidden, memory))
 
 
-def bottleneck_transformer(layer: Any, text: Tensor, image: Tensor) -> Tensor:
-    """MBT with one layer: image and bottleneck tokens, then text and bottleneck tokens."""
-    tokens = layer.tokens
-    seen = attention(layer.image, tokens, torch.cat([image, tokens]))
-    tokens = feed(layer.image_feed, norm(layer.image_norm, tokens + seen))
-    met = attention(layer.text, text, torch.cat([text, tokens]))
+def bottleneck_transformer(layer: Any, text: Tensor, images: list[Tensor]) -> Tensor:
+    """MBT with one layer: each image and bottleneck tokens, then text and bottleneck tokens."""
+    met = [text]
+    for image in images:
+        seen = attention(layer.image, layer.tokens, torch.cat([image, layer.tokens]))
+        met.append(feed(layer.image_feed, norm(layer.image_norm, layer.tokens + seen)))
+    met = attention(layer.text, text, torch.cat(met))
     return feed(layer.text_feed, norm(layer.text_norm, text + met))
 
 
@@ -101,7 +102,7 @@ def top(layer: Any, aggregator: Any, fused: dict[str, Tensor], embedded: Tensor)
 def fuse(
     reasoner: Any,
     texts: dict[str, Tensor],
-    images: dict[tuple[str, str], Tensor],
+    images: list[dict[tuple[str, str], Tensor]],
     embedded: Tensor,
     share: float,
 ) -> Tensor:
@@ -110,7 +111,7 @@ def fuse(
     Args:
         reasoner: Whose weights.
         texts: x_t, x_g and x_s.
-        images: y by granularity and gap, projected.
+        images: y of each image by granularity and gap, projected.
         embedded: E_t.
         share: s.
     """
@@ -119,10 +120,13 @@ def fuse(
         met = {}
         for grain in ("coarse", "fine"):
             layer = reasoner.bottom[f"{level}_{grain}"]
-            y, told = images[grain, "image"], images[grain, "text"]
-            h = torch.cat([(1 - 0.3 * share) * y, 0.3 * share * told])  # eq. 3
-            rel = relevance(layer.gate, x, y, told)  # eq. 4
-            met[grain] = bottleneck_transformer(layer.meet, x, rel * h)  # eq. 5
+            weighted = []
+            for image in images:
+                y, told = image[grain, "image"], image[grain, "text"]
+                h = torch.cat([(1 - 0.3 * share) * y, 0.3 * share * told])  # eq. 3
+                rel = relevance(layer.gate, x, y, told)  # eq. 4
+                weighted.append(rel * h)
+            met[grain] = bottleneck_transformer(layer.meet, x, weighted)  # eq. 5
         scheduled = 0.3 * share * met["coarse"] + (1 - 0.3 * share) * met["fine"]  # eq. 6
         mixed = gated(reasoner.mixed, met["coarse"], met["fine"])  # eqs. 7, 8
         fused[level] = gated(reasoner.middle, scheduled, mixed)  # eqs. 9, 10
