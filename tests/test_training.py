@@ -17,6 +17,7 @@ from mnerfeat.datasets import TagSet, read_posts
 from mnerfeat.datasets.vision import VisionTable
 from mnerfeat.errors import ConfigError, DataError, RunError, StorageError
 from mnerfeat.evaluation import Scores, gold_tags, score
+from mnerfeat.heads.dpe import IterativeConfig
 from mnerfeat.heads.iqcr import IqcrConfig
 from mnerfeat.heads.text_only import TextOnlyConfig
 from mnerfeat.tagger import Tagger
@@ -333,6 +334,24 @@ def test_losses_scores_and_scalars_are_logged_for_tensorboard(finished):
     names = set(events.Tags()["scalars"])
     assert {"train/loss", "eval/f1", "eval/strict_f1", "head/alpha", "head/beta"} <= names
     assert len(events.Scalars("eval/f1")) == 2
+
+
+@pytest.mark.parametrize(
+    ("head", "advice"),
+    [
+        (IterativeConfig(spans=8, threshold=3.0), "--set head.iterative.threshold=1.5"),
+        (TextOnlyConfig(), None),
+    ],
+)
+def test_a_head_that_finds_nothing_says_what_to_do(folder, tmp_path, caplog, head, advice):
+    """No sum of three probabilities is above 3."""
+    data = tiny.data(clue=True, count=160, images=False)
+    run = fit(folder, tmp_path, data, head=head, epochs=2)
+    told = [log.getMessage() for log in caplog.records if log.levelno == logging.WARNING]
+    nothing = run.read_json("metrics.json")["dev"]["lenient"]["overall"]["predicted"] == 0
+    assert nothing == (advice is not None)
+    assert [line for line in told if "none of dev's" in line] == (told if nothing else [])
+    assert not nothing or advice in told[0]
 
 
 def test_progress_is_shown_where_asked_for_and_nothing_is_printed(folder, tmp_path, capfd):

@@ -146,6 +146,11 @@ class HeadConfig(ABC):
     def columns(self) -> tuple[str, ...]:
         """The image columns that the head will read; known before anything is built."""
 
+    @property
+    def encouragement(self) -> str:
+        """What a user can do where a trained head finds nothing."""
+        return "train for more epochs (train.epochs), or at higher rates (train.encoder_lr, …)"
+
     @abstractmethod
     def build(self, sizes: HeadSizes) -> Head:
         """A head with fresh weights, drawn from torch's generator."""

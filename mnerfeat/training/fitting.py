@@ -122,7 +122,7 @@ def train(
         with plain_failures(config, arguments.device), quiet_trainer():
             trainer = _fit(run, tagger, examples, data, config, arguments, progress=progress)
             if arguments.process_index == 0:
-                _finish(run, tagger, examples, data, trainer)
+                _finish(run, tagger, examples, data, trainer, head)
         PartialState().wait_for_everyone()
     return Run.open(run.folder)
 
@@ -178,11 +178,19 @@ def _finish(
     examples: tuple[Examples, Examples],
     data: TrainingData,
     trainer: Trainer,
+    head: HeadConfig,
 ) -> None:
     """Write what the best epoch gives; the run is complete only after that."""
     posts = list(data.dev)
     found = tagger.tag(posts, data.dev_images, batch_size=trainer.args.per_device_eval_batch_size)
     scores = score(gold_tags(posts), [post.tags for post in found])
+    dev = scores.lenient.overall
+    if dev.gold and not dev.predicted:
+        logger.warning(
+            "the best epoch found none of dev's %d entities: %s",
+            dev.gold,
+            head.encouragement,
+        )
     history = trainer.state.log_history
     best = max((log for log in history if "eval_f1" in log), key=lambda log: log["eval_f1"])
     run.save_weights(tagger)
