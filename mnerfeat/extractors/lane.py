@@ -1,9 +1,10 @@
 """One device: its models, how much they take at once, and the threads that feed it."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
+from threading import Lock, Semaphore
 from typing import Any, Final, TypeVar
 
 from numpy.typing import NDArray
@@ -46,11 +47,13 @@ class DeviceLane:
         }
         self._loaded: set[str] = set()
         self._loading = Lock()
-        threads = 2 if compute.device.type == "cuda" else 1
+        self._n_threads = 2 if compute.device.type == "cuda" else 1
         self._threads = ThreadPoolExecutor(
-            threads, thread_name_prefix="mnerfeat-device", initializer=compute.claim_thread
+            self._n_threads, thread_name_prefix="mnerfeat-device", initializer=compute.claim_thread
         )
-        self.depth = threads + WAITING
+        self._turns = Semaphore(self._n_threads)
+        self._clearing = Lock()
+        self.depth = self._n_threads + WAITING
         """Batches to hand over before waiting for one."""
 
     def images_at_once(self, name: str) -> int:
@@ -63,7 +66,8 @@ class DeviceLane:
         Args:
             name: Of the extractor.
             look: Is given the extractor, loaded, and how many inputs to run at once; it is
-                called again with half of that where memory runs out.
+                called again with half of that where memory runs out, and at last with one input
+                while nothing else runs on the device.
 
         Returns:
             What `look` gives; or raises `ModelError` where the model cannot be loaded, and
@@ -77,23 +81,41 @@ class DeviceLane:
 
     def _run(self, name: str, look: Callable[[Any, int], Result]) -> Result:
         self._load(name)
+        alone = self._n_threads == 1
         while True:
             size = self._sizes[name]
             try:
-                return look(self._extractors[name], size)
+                with self._turn(alone=alone):
+                    return look(self._extractors[name], size)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if size == 1:
+                if size == 1 and alone:
                     raise ExtractionError(
                         f"{self._compute.device} has not enough memory for {name} to look at a "
                         "single image",
                         hint="stop what else uses it, or choose another one with --device",
                     ) from error
             # Outside of `except`, so that nothing holds the tensors of the failed batch.
-            self._sizes[name] = min(self._sizes[name], size // 2)
             self._compute.forget_memory()
+            if size == 1:
+                alone = True  # what another thread's batch holds may be all that it takes
+                continue
+            self._sizes[name] = min(self._sizes[name], size // 2)
             logger.warning("%s: out of memory, going on with %d at once", name, size // 2)
+
+    @contextlib.contextmanager
+    def _turn(self, *, alone: bool) -> Iterator[None]:
+        """The right to use the device: beside the other thread, or alone."""
+        with contextlib.ExitStack() as turns:
+            if alone:
+                turns.enter_context(self._clearing)  # two that wait for each other's would for ever
+                for _ in range(self._n_threads):
+                    turns.enter_context(self._turns)
+                self._compute.forget_memory()
+            else:
+                turns.enter_context(self._turns)
+            yield
 
     def _load(self, name: str) -> None:
         with self._loading:

@@ -132,6 +132,17 @@ def test_a_single_image_that_does_not_fit_is_an_error_that_says_what_to_do() -> 
     assert "--device" in str(failed.value)
 
 
+def test_an_image_that_fits_alone_waits_for_the_other_threads_batch() -> None:
+    class Large(Echo):
+        def extract(self, batch: Sequence[Prepared], size: int) -> Mapping[str, Any]:
+            self.memory = [1 if self.running == 0 else 0]
+            return super().extract(batch, size)
+
+    extractor = Large(delay=0.005)
+    assert sorted(run([lane(extractor, kind="cuda", size=2)])) == list(range(IMAGES))
+    assert extractor.most_running == 2  # it was tried side by side, too
+
+
 def test_other_errors_are_no_lack_of_memory() -> None:
     class Wrong(Echo):
         def extract(self, batch: Sequence[Prepared], size: int) -> Mapping[str, Any]:
