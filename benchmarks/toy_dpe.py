@@ -7,7 +7,8 @@ one among up to four. Captions, tags and boxes are those that the world writes. 
 on dev; test is scored once a seed. Run it as
 
     python benchmarks/toy_dpe.py
-    python benchmarks/toy_dpe.py --images 4 --epochs 20 --heads BERT-Iterative DPE-MNER "w/o CRM"
+    python benchmarks/toy_dpe.py --images 4 --train 4800 --seeds 1 2 \
+        --heads BERT-Iterative DPE-MNER "w/o CRM"
 
 and it writes its records to `benchmarks/results/toy_dpe.md` and `toy_dpe_images.md`. With
 `--scores FILE` an interrupted run goes on where it was, and several runs may share the work.

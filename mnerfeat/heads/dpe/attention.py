@@ -147,9 +147,9 @@ class BottleneckTransformer(nn.Module):
     themselves is not used afterwards, and so not computed.
 
     The paper's posts have one image. Of several, each has the image stream and the bottleneck
-    tokens for itself, with the same weights, and the text attends to all of them: it can tell the
-    images apart, which is lost once they have been looked at together. A post without images has
-    bottleneck tokens that have seen nothing.
+    tokens for itself, with the same weights, and the text attends to all of these tokens, so that
+    it is the text that chooses among the images. A post without images has bottleneck tokens that
+    have seen nothing.
     """
 
     def __init__(self, blocks: Blocks) -> None:

@@ -1,4 +1,7 @@
-"""Scores of all pairs of spans and words, without ever holding a vector for each pair."""
+"""Scores of all pairs of spans and words, without ever holding a vector for each pair.
+
+Texts and images meet in the same way where relevance is learned.
+"""
 
 from collections.abc import Iterator
 from typing import Any
