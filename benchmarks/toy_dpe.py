@@ -7,7 +7,7 @@ one among up to four. Captions, tags and boxes are those that the world writes. 
 on dev; test is scored once a seed. Run it as
 
     python benchmarks/toy_dpe.py
-    python benchmarks/toy_dpe.py --images 4 --train 4800 --seeds 1 2 \
+    python benchmarks/toy_dpe.py --images 4 --fusion-lr 4e-4 \
         --heads BERT-Iterative DPE-MNER "w/o CRM"
 
 and it writes its records to `benchmarks/results/toy_dpe.md` and `toy_dpe_images.md`. With
