@@ -35,9 +35,9 @@ from pyiqa.models.inference_model import InferenceModel
 from recording import CLOCKS, RESULTS, add_run, begin, ending, machine, publish
 from safetensors.torch import load_file, save_file
 
-from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.run import extract
 from mnerfeat.extractors.device import choose_compute
-from mnerfeat.extractors.run import extract
 
 GFLOPS = {"vit": 35.0, "clip": 8.8, "maniqa 500×375": 6055.0, "maniqa 224×224": 6055.0}
 """Of stock per image, two for each multiply-add: ViT-B/16, CLIP ViT-B/32, MANIQA's 20 crops."""
@@ -239,8 +239,8 @@ def second_run(chosen: argparse.Namespace, work: Path) -> str:
     script = (
         "import time; start = time.perf_counter()\n"
         "from pathlib import Path\n"
-        "from mnerfeat.extractors.config import ExtractConfig\n"
-        "from mnerfeat.extractors.run import extract\n"
+        "from mnerfeat.extraction.config import ExtractConfig\n"
+        "from mnerfeat.extraction.run import extract\n"
         f"given = dict({config}, progress=False)\n"
         "given = given | {k: Path(given[k]) for k in ('images', 'cache')}\n"
         "summary = extract(ExtractConfig(**given))\n"

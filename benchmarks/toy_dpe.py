@@ -29,8 +29,8 @@ from recording import RESULTS, chosen_options, ending, machine, publish, spread
 from toy_heads import f1, trained
 
 from mnerfeat.checkpoint import library_versions
-from mnerfeat.extractors.config import ExtractConfig
-from mnerfeat.extractors.run import extract
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.run import extract
 from mnerfeat.heads.base import HeadConfig
 from mnerfeat.heads.dpe import DpeConfig, IterativeConfig
 from mnerfeat.heads.dpe.head import DiffusionHead

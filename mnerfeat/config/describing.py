@@ -8,7 +8,7 @@ from typing import Any
 
 from mnerfeat.config.building import field_docs, unknown
 from mnerfeat.errors import ConfigError
-from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.preference import DiscriminatorConfig, RankConfig
 from mnerfeat.tagger import HEADS
 from mnerfeat.text import TextConfig

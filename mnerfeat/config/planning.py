@@ -6,7 +6,7 @@ from typing import Any
 from mnerfeat.config.building import build, unknown
 from mnerfeat.config.loading import Settings
 from mnerfeat.errors import ConfigError
-from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.tagger import HEADS
 from mnerfeat.text import TextConfig
 from mnerfeat.toy import backbone

@@ -1,1 +1,1 @@
-"""Images to tensors: one file per extractor, and the run that writes the cache."""
+"""The models: one file each, images to tensors."""

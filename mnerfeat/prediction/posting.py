@@ -12,7 +12,7 @@ from mnerfeat.datasets.pair_columns import RANKED_RELEVANCE, REWARD
 from mnerfeat.datasets.raw_text import words_of
 from mnerfeat.datasets.vision import FEATURES_OF_COLUMN
 from mnerfeat.errors import DataError
-from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.prediction.evaluating import require_features
 from mnerfeat.prediction.predicting import Prediction, predict
 from mnerfeat.tagger import Tagger, choose_device
@@ -93,7 +93,7 @@ def _extract(tagger: Tagger, posts: Sequence[Post], config: ExtractConfig) -> No
     pairs = {"clip_text", REWARD} & features  # of texts and images: new where a text is
     if not features or not with_images or not (names or pairs):
         return
-    from mnerfeat.extractors.run import extract  # noqa: PLC0415 - needs an extra
+    from mnerfeat.extraction.run import extract  # noqa: PLC0415 - needs an extra
 
     if REWARD in extractors:
         extractors.add("clip")  # which rewards are made of

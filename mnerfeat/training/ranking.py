@@ -19,11 +19,11 @@ from mnerfeat.datasets import Post, read_folder
 from mnerfeat.datasets.folder import SPLITS, find_splits
 from mnerfeat.datasets.vision import resolve
 from mnerfeat.errors import CacheLookupError, ConfigError, DataError
-from mnerfeat.extractors.blank import extract_blank
+from mnerfeat.extraction.blank import extract_blank
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.tuning import TunedClip
 from mnerfeat.extractors.clip import ClipExtractor
-from mnerfeat.extractors.config import ExtractConfig
 from mnerfeat.extractors.presets import PRESETS
-from mnerfeat.extractors.tuning import TunedClip
 from mnerfeat.preference.blank import blank_name, blank_png
 from mnerfeat.preference.discriminator import CachedEmbeddings, Embeddings
 from mnerfeat.preference.folder import (

@@ -13,8 +13,8 @@ import numpy as np
 from mnerfeat.cache import FeatureCache
 from mnerfeat.datasets import Post, read_split
 from mnerfeat.errors import ConfigError, DataError
-from mnerfeat.extractors.blank import extract_blank
-from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extraction.blank import extract_blank
+from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.preference.blank import Blank
 from mnerfeat.preference.label_studio import INTERFACE, find_exported, make_tasks
 from mnerfeat.preference.matching import RankedPost, draw, match

@@ -18,12 +18,13 @@ import numpy as np
 from PIL import Image
 
 from mnerfeat.cache import Provenance
-from mnerfeat.extractors import engine, lane, presets, recording
+from mnerfeat.extraction import engine, lane, recording
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.run import extract
+from mnerfeat.extractors import presets
 from mnerfeat.extractors.base import FeatureSpec, Prepared
-from mnerfeat.extractors.config import ExtractConfig
 from mnerfeat.extractors.device import Compute
 from mnerfeat.extractors.images import UnreadableImageError
-from mnerfeat.extractors.run import extract
 
 FEATURES = {"vit": "vit_cls", "clip": "clip_image", "quality": "quality"}
 SHAPES = {"vit": (6,), "clip": (3,), "quality": ()}

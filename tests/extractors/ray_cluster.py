@@ -22,10 +22,10 @@ from ray.cluster_utils import Cluster
 
 from mnerfeat.cache import FeatureCache
 from mnerfeat.errors import MnerfeatError
-from mnerfeat.extractors import recording
-from mnerfeat.extractors.config import ExtractConfig
-from mnerfeat.extractors.run import extract
-from mnerfeat.extractors.summary import ExtractSummary
+from mnerfeat.extraction import recording
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.summary import ExtractSummary
 from tests.extractors import fakes
 from tests.extractors.pictures import encoded, picture
 

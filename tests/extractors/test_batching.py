@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnerfeat.errors import ExtractionError
+from mnerfeat.extraction.batching import Batcher
+from mnerfeat.extraction.lane import DeviceLane
 from mnerfeat.extractors import device
 from mnerfeat.extractors.base import Prepared
-from mnerfeat.extractors.batching import Batcher
 from mnerfeat.extractors.device import Compute
-from mnerfeat.extractors.lane import DeviceLane
 
 IMAGES = 103
 

@@ -10,10 +10,10 @@ import torch
 
 from mnerfeat.config import field_docs
 from mnerfeat.errors import ConfigError
-from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.summary import ExtractSummary
 from mnerfeat.extractors.device import Compute, choose_compute, is_out_of_memory, matrix_precision
 from mnerfeat.extractors.presets import EXTRACTORS, MODELS_OF, PRESETS, Wanted, make_extractor
-from mnerfeat.extractors.summary import ExtractSummary
 
 
 @pytest.mark.parametrize(

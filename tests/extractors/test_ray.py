@@ -15,11 +15,11 @@ import pytest
 
 import mnerfeat
 from mnerfeat.errors import ConfigError, ExtractionError, ModelError
-from mnerfeat.extractors import ray_nodes
-from mnerfeat.extractors.config import ExtractConfig
-from mnerfeat.extractors.ray_connection import connect
-from mnerfeat.extractors.ray_nodes import Decoding, Looker, Models, decode
-from mnerfeat.extractors.workers import Job, look_here, pickle_prepares
+from mnerfeat.extraction import ray_nodes
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.ray_connection import connect
+from mnerfeat.extraction.ray_nodes import Decoding, Looker, Models, decode
+from mnerfeat.extraction.workers import Job, look_here, pickle_prepares
 from tests.extractors import fakes
 from tests.extractors.pictures import encoded, picture
 

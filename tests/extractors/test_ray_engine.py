@@ -13,14 +13,14 @@ import torch
 
 from mnerfeat.cache import FeatureCache
 from mnerfeat.errors import ExtractionError, ModelError
-from mnerfeat.extractors import ray_engine, ray_fleet
-from mnerfeat.extractors.config import ExtractConfig
-from mnerfeat.extractors.looking import Look
-from mnerfeat.extractors.ray_bundles import ATTEMPTS, in_short
-from mnerfeat.extractors.ray_nodes import Decoding
-from mnerfeat.extractors.run import extract
-from mnerfeat.extractors.summary import ExtractSummary
-from mnerfeat.extractors.workers import Job, look_here
+from mnerfeat.extraction import ray_engine, ray_fleet
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.looking import Look
+from mnerfeat.extraction.ray_bundles import ATTEMPTS, in_short
+from mnerfeat.extraction.ray_nodes import Decoding
+from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.summary import ExtractSummary
+from mnerfeat.extraction.workers import Job, look_here
 from tests.extractors import fakes
 from tests.extractors.fake_ray import (
     Actor,

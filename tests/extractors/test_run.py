@@ -12,10 +12,11 @@ import pytest
 
 from mnerfeat.cache import FAILED, OK, FeatureCache, content_id
 from mnerfeat.errors import ConfigError, ProvenanceError
-from mnerfeat.extractors import engine, lane, presets, recording
-from mnerfeat.extractors.config import ExtractConfig
-from mnerfeat.extractors.run import extract
-from mnerfeat.extractors.summary import ExtractSummary
+from mnerfeat.extraction import engine, lane, recording
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.summary import ExtractSummary
+from mnerfeat.extractors import presets
 from tests.extractors import fakes
 from tests.extractors.pictures import BAD, GOOD, encoded, picture
 

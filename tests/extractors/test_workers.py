@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from mnerfeat.errors import ExtractionError
-from mnerfeat.extractors import workers
-from mnerfeat.extractors.looking import Look
-from mnerfeat.extractors.workers import Job, WorkerPool, look_here
+from mnerfeat.extraction import workers
+from mnerfeat.extraction.looking import Look
+from mnerfeat.extraction.workers import Job, WorkerPool, look_here
 from tests.extractors import fakes
 from tests.extractors.pictures import encoded, picture
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mnerfeat.datasets import Post, read_folder
-from mnerfeat.extractors.config import ExtractConfig
-from mnerfeat.extractors.run import extract
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.run import extract
 from mnerfeat.preference import RankConfig, SavedDiscriminator
 from mnerfeat.toy import World, make_world
 from mnerfeat.training.ranking import RankPlan, train_ranker

@@ -20,10 +20,10 @@ from mnerfeat.errors import (
     RunError,
     StorageError,
 )
+from mnerfeat.extraction.run import extract
 from mnerfeat.extractors import rewards as rewards_module
 from mnerfeat.extractors.clip import ClipExtractor
 from mnerfeat.extractors.rewards import extract_rewards
-from mnerfeat.extractors.run import extract
 from mnerfeat.heads.gifr import GifrConfig
 from mnerfeat.preference import RankConfig, load_discriminator, read_rankings
 from mnerfeat.preference.blank import blank_name, blank_png

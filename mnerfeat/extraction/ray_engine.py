@@ -16,15 +16,15 @@ from typing import Any, Final, final
 
 import mnerfeat
 from mnerfeat.errors import ConfigError
+from mnerfeat.extraction.engine import Engine
+from mnerfeat.extraction.ledger import record_texts
+from mnerfeat.extraction.ray_bundles import ATTEMPTS, Bundle, BundleQueue
+from mnerfeat.extraction.ray_connection import alive, connect, near
+from mnerfeat.extraction.ray_fleet import IMAGES_A_TASK, Fleet
+from mnerfeat.extraction.ray_nodes import Answer, Decoding, Models, decode
+from mnerfeat.extraction.stopping import Stop
+from mnerfeat.extraction.workers import Job, pickle_prepares
 from mnerfeat.extractors.base import TextExtractor
-from mnerfeat.extractors.engine import Engine
-from mnerfeat.extractors.ledger import record_texts
-from mnerfeat.extractors.ray_bundles import ATTEMPTS, Bundle, BundleQueue
-from mnerfeat.extractors.ray_connection import alive, connect, near
-from mnerfeat.extractors.ray_fleet import IMAGES_A_TASK, Fleet
-from mnerfeat.extractors.ray_nodes import Answer, Decoding, Models, decode
-from mnerfeat.extractors.stopping import Stop
-from mnerfeat.extractors.workers import Job, pickle_prepares
 
 DEVICES: Final = ("auto", "cpu", "cuda")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extraction.config import ExtractConfig
 
 
 def progress_bar(config: ExtractConfig, *, total: int | None, what: str, unit: str) -> "tqdm[Any]":

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Final
 
+from mnerfeat.extraction.lane import DeviceLane, Rows
 from mnerfeat.extractors.base import Prepared, TextExtractor
-from mnerfeat.extractors.lane import DeviceLane, Rows
 
 _POLL: Final = 0.2  # seconds between looks at the stop signal
 

@@ -7,16 +7,16 @@ from contextlib import ExitStack
 from typing import Final, final
 
 from mnerfeat.cache import pack
+from mnerfeat.extraction.batching import Batcher
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.lane import DeviceLane
+from mnerfeat.extraction.ledger import ImageLedger, record_texts
+from mnerfeat.extraction.looking import Look
+from mnerfeat.extraction.planning import ImagePlan, TextPlan
+from mnerfeat.extraction.stopping import Stop, stopping
+from mnerfeat.extraction.workers import Job, WorkerPool, look_here
 from mnerfeat.extractors.base import Extractor, TextExtractor
-from mnerfeat.extractors.batching import Batcher
-from mnerfeat.extractors.config import ExtractConfig
 from mnerfeat.extractors.device import Compute, choose_computes, matrix_precision, usable_cores
-from mnerfeat.extractors.lane import DeviceLane
-from mnerfeat.extractors.ledger import ImageLedger, record_texts
-from mnerfeat.extractors.looking import Look
-from mnerfeat.extractors.planning import ImagePlan, TextPlan
-from mnerfeat.extractors.stopping import Stop, stopping
-from mnerfeat.extractors.workers import Job, WorkerPool, look_here
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mnerfeat.errors import ExtractionError
-from mnerfeat.extractors.planning import ImageJob
+from mnerfeat.extraction.planning import ImageJob
 
 ATTEMPTS: Final = 5
 """Times a bundle is tried: nodes come and go, but an image may also be what ends them."""

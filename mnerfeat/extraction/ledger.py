@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from mnerfeat.cache import text_id, unreadable_id
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.lane import Rows
+from mnerfeat.extraction.looking import Look
+from mnerfeat.extraction.planning import ImageJob, ImagePlan
+from mnerfeat.extraction.progress import progress_bar
+from mnerfeat.extraction.recording import Recorder
 from mnerfeat.extractors.base import Extractor, Prepared, TextExtractor
-from mnerfeat.extractors.config import ExtractConfig
-from mnerfeat.extractors.lane import Rows
-from mnerfeat.extractors.looking import Look
-from mnerfeat.extractors.planning import ImageJob, ImagePlan
-from mnerfeat.extractors.progress import progress_bar
-from mnerfeat.extractors.recording import Recorder
 
 TEXTS_AT_ONCE = 256
 

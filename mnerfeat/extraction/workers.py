@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnerfeat.errors import ExtractionError
+from mnerfeat.extraction.looking import Look, look_at
 from mnerfeat.extractors.base import Prepare, Prepared
-from mnerfeat.extractors.looking import Look, look_at
 
 SLOTS: Final = 3
 """Images that a worker has at once: one in work, the others on their way."""
@@ -49,7 +49,7 @@ _ALIGNMENT = 64
 _START = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from mnerfeat.extractors.workers import serve
+from mnerfeat.extraction.workers import serve
 serve(*map(int, sys.argv[2:]))
 """
 

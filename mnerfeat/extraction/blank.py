@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mnerfeat.cache import OK, FeatureCache, content_id
 from mnerfeat.errors import CacheLookupError
-from mnerfeat.extractors.config import ExtractConfig
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.run import extract
 from mnerfeat.extractors.rewards import CLIP_IMAGE
-from mnerfeat.extractors.run import extract
 from mnerfeat.preference.blank import Blank, blank_name, blank_png
 
 

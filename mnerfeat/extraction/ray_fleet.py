@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mnerfeat.errors import ExtractionError
+from mnerfeat.extraction.lane import Rows
+from mnerfeat.extraction.ray_bundles import Bundle, in_short
+from mnerfeat.extraction.ray_connection import alive, count_devices, only_on
+from mnerfeat.extraction.ray_nodes import Answer, Looker, Models, Station
+from mnerfeat.extraction.stopping import Stop
 from mnerfeat.extractors.device import is_broken
-from mnerfeat.extractors.lane import Rows
-from mnerfeat.extractors.ray_bundles import Bundle, in_short
-from mnerfeat.extractors.ray_connection import alive, count_devices, only_on
-from mnerfeat.extractors.ray_nodes import Answer, Looker, Models, Station
-from mnerfeat.extractors.stopping import Stop
 
 logger = logging.getLogger(__name__)
 

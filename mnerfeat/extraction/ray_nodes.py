@@ -21,15 +21,15 @@ from typing import final
 import mnerfeat
 from mnerfeat.cache import Provenance
 from mnerfeat.errors import ConfigError, ExtractionError, ModelError
+from mnerfeat.extraction.batching import Batcher
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.lane import DeviceLane, Rows
+from mnerfeat.extraction.ledger import was_changed
+from mnerfeat.extraction.looking import Look
+from mnerfeat.extraction.workers import Job, WorkerPool
 from mnerfeat.extractors.base import Extractor
-from mnerfeat.extractors.batching import Batcher
-from mnerfeat.extractors.config import ExtractConfig
 from mnerfeat.extractors.device import choose_computes, matrix_precision
-from mnerfeat.extractors.lane import DeviceLane, Rows
-from mnerfeat.extractors.ledger import was_changed
 from mnerfeat.extractors.loading import versions
-from mnerfeat.extractors.looking import Look
-from mnerfeat.extractors.workers import Job, WorkerPool
 
 logger = logging.getLogger(__name__)
 

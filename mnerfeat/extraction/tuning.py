@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mnerfeat.errors import ExtractionError
+from mnerfeat.extraction.looking import look_at
 from mnerfeat.extractors.clip import PIXELS, ClipPrepare, load_clip
 from mnerfeat.extractors.clip_source import CONFIG, ClipSource, find_clip
-from mnerfeat.extractors.looking import look_at
 
 WEIGHTS = "open_clip_model.safetensors"
 

@@ -12,20 +12,20 @@ from mnerfeat.cache import OK, FeatureCache, stack_ids
 from mnerfeat.datasets.pair_columns import REWARD
 from mnerfeat.datasets.posts import Post
 from mnerfeat.errors import ConfigError
-from mnerfeat.extractors.base import Extractor, reads_texts
-from mnerfeat.extractors.config import ExtractConfig
-from mnerfeat.extractors.device import usable_cores
-from mnerfeat.extractors.engine import Engine, LocalEngine
-from mnerfeat.extractors.images import check_folder
-from mnerfeat.extractors.planning import (
+from mnerfeat.extraction.config import ExtractConfig
+from mnerfeat.extraction.engine import Engine, LocalEngine
+from mnerfeat.extraction.planning import (
     ImagePlan,
     TextPlan,
     check_provenance,
     plan_images,
     plan_texts,
 )
-from mnerfeat.extractors.progress import progress_bar
-from mnerfeat.extractors.summary import ExtractSummary
+from mnerfeat.extraction.progress import progress_bar
+from mnerfeat.extraction.summary import ExtractSummary
+from mnerfeat.extractors.base import Extractor, reads_texts
+from mnerfeat.extractors.device import usable_cores
+from mnerfeat.extractors.images import check_folder
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def extract(
 def _engine(config: ExtractConfig) -> type[Engine]:
     if config.engine == "local":
         return LocalEngine
-    from mnerfeat.extractors.ray_engine import RayEngine  # noqa: PLC0415
+    from mnerfeat.extraction.ray_engine import RayEngine  # noqa: PLC0415
 
     return RayEngine
 
