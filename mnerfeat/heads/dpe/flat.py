@@ -13,7 +13,7 @@ from mnerfeat.heads.dpe.packed import Packed
 from mnerfeat.heads.dpe.priority import Priority
 from mnerfeat.heads.dpe.reasoning import Context, Moment, Reasoned, Reasoner, SpanReader
 from mnerfeat.heads.dpe.relevance import Halves, RelevanceGate
-from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Tokens
+from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Beside
 from mnerfeat.heads.dpe.spans import Spans
 
 
@@ -76,22 +76,13 @@ class FlatReasoner(Reasoner[FlatKnown]):
 
     def look(self, words: Words, images: Images) -> FlatKnown:
         """All tokens of an image side by side."""
-        each: list[Tokens] = [module(images) for module in self.representations]
-        means = torch.cat([tokens.mean() for tokens in each], dim=2)
-        numbers = [
-            torch.full(tokens.mask.shape[2:], number, device=means.device)
-            for number, tokens in enumerate(each)
-        ]
+        beside = Beside.of([module(images) for module in self.representations])
         return FlatKnown(
             words=words,
             image_mask=images.mask,
-            seen=self.meet.look(
-                torch.cat([tokens.states for tokens in each], dim=2),
-                torch.cat([tokens.mask for tokens in each], dim=2),
-                images.mask,
-            ),
-            source=torch.cat(numbers),
-            image_halves={text: self._gate(text).image(means) for text in TEXTS},
+            seen=self.meet.look(beside.tokens.states, beside.tokens.mask, images.mask),
+            source=beside.source,
+            image_halves={text: self._gate(text).image(beside.means) for text in TEXTS},
         )
 
     def forward(

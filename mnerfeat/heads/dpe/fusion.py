@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mnerfeat.heads.base import Images, Words
@@ -22,7 +22,7 @@ from mnerfeat.heads.dpe.reasoning import (
     TopLayer,
 )
 from mnerfeat.heads.dpe.relevance import Halves, RelevanceGate
-from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Gap, Grain, Tokens
+from mnerfeat.heads.dpe.representations import GAPS, GRAINS, Beside, Gap, Grain
 from mnerfeat.heads.dpe.spans import Spans
 
 Text = Literal["token", "sentence", "span"]
@@ -33,50 +33,18 @@ Representations = Mapping[tuple[Grain, Gap], nn.Module]
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
-    """The image tokens of one granularity, of both gaps, as no step changes them.
-
-    Attributes:
-        from_image: Of each token, whether it comes from the image and not from a text about it.
-        mask: True on real tokens.
-        means: Mean-pooled y_j and y_jt, side by side.
-    """
-
-    from_image: Bool[Tensor, " tokens"]
-    mask: Bool[Tensor, "batch images tokens"]
-    means: Float[Tensor, "batch images twice"]
-
-    @classmethod
-    def of(cls, image: Tokens, text: Tokens) -> "View":
-        """The tokens of eq. 3, one after the other."""
-        mask = torch.cat([image.mask, text.mask], dim=2)
-        place = torch.arange(mask.shape[2], device=mask.device)
-        return cls(
-            from_image=place < image.mask.shape[2],
-            mask=mask,
-            means=torch.cat([image.mean(), text.mean()], dim=2),
-        )
-
-    def weight(
-        self, image: Float[Tensor, "batch images"], text: Float[Tensor, "batch images"]
-    ) -> Float[Tensor, "batch images tokens"]:
-        """A weight for each token: one for those from an image, one for those from its texts."""
-        return torch.where(self.from_image, image.unsqueeze(2), text.unsqueeze(2))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Known(Context):
     """What no step changes, of texts with images.
 
     Attributes:
         image_mask: True where a post has an image.
-        views: By granularity.
+        source: By granularity: of each token, 0 where it comes from an image, 1 from its texts.
         seen: The tokens of a granularity as keys and values, by text and image granularity.
         image_halves: What the relevance gates read of the images, likewise.
     """
 
     image_mask: Bool[Tensor, "batch images"]
-    views: Mapping[Grain, View]
+    source: Mapping[Grain, Int[Tensor, " tokens"]]
     seen: Mapping[tuple[Text, Grain], Seen]
     image_halves: Mapping[tuple[Text, Grain], Float[Tensor, "batch images hidden"]]
 
@@ -131,17 +99,17 @@ class HierarchicalReasoner(Reasoner[Known]):
 
     def look(self, words: Words, images: Images) -> Known:
         """Tokens of all images, and their keys and values for each bottleneck transformer."""
-        views, seen, halves = {}, {}, {}
+        source, seen, halves = {}, {}, {}
         for grain in GRAINS:
-            image, text = (self.representations[_name(grain, gap)](images) for gap in GAPS)
-            view = views[grain] = View.of(image, text)
-            tokens = torch.cat([image.states, text.states], dim=2)
+            beside = Beside.of([self.representations[_name(grain, gap)](images) for gap in GAPS])
+            source[grain] = beside.source
+            tokens = beside.tokens
             for level in TEXTS:
                 layer = bottom_layer(self.bottom, level, grain)
-                seen[level, grain] = layer.meet.look(tokens, view.mask, images.mask)
-                halves[level, grain] = layer.gate.image(view.means)
+                seen[level, grain] = layer.meet.look(tokens.states, tokens.mask, images.mask)
+                halves[level, grain] = layer.gate.image(beside.means)
         return Known(
-            words=words, image_mask=images.mask, views=views, seen=seen, image_halves=halves
+            words=words, image_mask=images.mask, source=source, seen=seen, image_halves=halves
         )
 
     def forward(
@@ -182,16 +150,15 @@ class HierarchicalReasoner(Reasoner[Known]):
     ) -> Packed:
         """The bottom layer: x_i^j."""
         layer = bottom_layer(self.bottom, level, grain)
-        view = known.views[grain]
         halves = Halves(
             text=layer.gate.text(mean),
             image=known.image_halves[level, grain],
             mask=known.image_mask,
         )
         relevance = layer.gate(halves)  # eq. 4: (batch, images)
-        # Eq. 3: (batch, 1) each.
-        of_image, of_text = (share.unsqueeze(1) for share in self.priority.gap(moment.share))
-        weight = view.weight(relevance * of_image, relevance * of_text)
+        shares = self.priority.gap(moment.share)  # eq. 3: (batch,) each
+        weights = torch.stack([relevance * share.unsqueeze(1) for share in shares], dim=2)
+        weight = weights[:, :, known.source[grain]]  # (batch, images, tokens)
         met: Packed
         met, attention = layer.meet(text, known.seen[level, grain], weight)
         told.add(level, grain, halves, relevance, attention)

@@ -1,11 +1,11 @@
 """Cached image columns as tokens of the text's size (DPE-MNER, 2.2.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mnerfeat.heads.base import Images
@@ -45,6 +45,38 @@ class Tokens:
         """All images of a post as one."""
         return Tokens(
             states=self.states.flatten(1, 2).unsqueeze(1), mask=self.mask.flatten(1, 2).unsqueeze(1)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """Several representations of a post's images, side by side.
+
+    Attributes:
+        tokens: Of all of them.
+        source: Of each token, which of them it comes from.
+        means: The means of each of them over an image's tokens.
+    """
+
+    tokens: Tokens
+    source: Int[Tensor, " tokens"]
+    means: Float[Tensor, "batch images all_means"]
+
+    @classmethod
+    def of(cls, each: Sequence[Tokens]) -> "Beside":
+        """In the order given."""
+        device = each[0].mask.device
+        numbers = [
+            torch.full(tokens.mask.shape[2:], number, device=device)
+            for number, tokens in enumerate(each)
+        ]
+        return cls(
+            tokens=Tokens(
+                states=torch.cat([tokens.states for tokens in each], dim=2),
+                mask=torch.cat([tokens.mask for tokens in each], dim=2),
+            ),
+            source=torch.cat(numbers),
+            means=torch.cat([tokens.mean() for tokens in each], dim=2),
         )
 
 
