@@ -65,6 +65,19 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Predicted entities before a threshold removes those with a low score.
+
+    Attributes:
+        tags: Tag ids of all candidates, `IGNORED` on padding.
+        scores: For each word, the score of the candidate that it belongs to; 0 outside entities.
+    """
+
+    tags: Int[Tensor, "batch words"]
+    scores: Float[Tensor, "batch words"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadOutput:
     """What a head makes of a batch.
 
@@ -76,12 +89,15 @@ class HeadOutput:
             no), for people to read; zero or False where there is no image.
         steps: Of a head that reasons in steps, the tag ids after each of them, as `tags`, which
             are those of the last.
+        candidates: What `tags` were selected from, if the head has a threshold that is chosen on
+            dev; see `Head.calibrate`.
     """
 
     loss: Float[Tensor, ""] | None
     tags: Int[Tensor, "batch words"] | None
     images: Mapping[str, ImageValues] = field(default_factory=dict)
     steps: tuple[Int[Tensor, "batch words"], ...] = ()
+    candidates: Candidates | None = None
 
 
 class Head(nn.Module, ABC):
@@ -115,6 +131,24 @@ class Head(nn.Module, ABC):
         Two laws hold for every head: padding of words or images never changes a real word's
         result, and a post's result does not depend on the other posts of its batch.
         """
+
+    def calibrate(
+        self,
+        gold: Int[Tensor, "posts words"],  # noqa: ARG002
+        candidates: Candidates,
+    ) -> tuple[Int[Tensor, "posts words"], dict[str, float]]:
+        """Choose a threshold on dev; called after each epoch, with all of dev's candidates.
+
+        A head stores its choice in a buffer, so that it belongs to the weights of that epoch.
+
+        Args:
+            gold: Gold tag ids of dev, `IGNORED` on padding.
+            candidates: The candidates for these posts.
+
+        Returns:
+            The tags that are predicted with the choice, and values to log, by name.
+        """
+        return candidates.tags, {}
 
 
 @dataclass(frozen=True, kw_only=True)

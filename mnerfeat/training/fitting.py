@@ -23,7 +23,7 @@ from mnerfeat.datasets.tags import TagSet
 from mnerfeat.datasets.vision import VisionTable
 from mnerfeat.errors import ConfigError, MnerfeatError, RunError
 from mnerfeat.evaluation import gold_tags, score
-from mnerfeat.heads.base import IGNORED, HeadConfig
+from mnerfeat.heads.base import IGNORED, Candidates, HeadConfig
 from mnerfeat.tagger import Tagger
 from mnerfeat.text import TextConfig, TextCounts, TextEncoder
 from mnerfeat.training.callbacks import HeadScalars, Progress, scalars
@@ -144,8 +144,16 @@ def _fit(
     )
 
     def score_dev(found: Any) -> dict[str, float]:
-        scores = score(*_tags(found.label_ids, found.predictions, data.tag_set))
-        return {"f1": scores.lenient.overall.f1, "strict_f1": scores.strict.overall.f1}
+        predicted = found.predictions
+        chosen: dict[str, float] = {}
+        if isinstance(predicted, tuple):  # tags and scores: the head chooses a threshold
+            tags, scores = map(torch.from_numpy, predicted)
+            candidates = Candidates(tags=tags, scores=scores)
+            tags, chosen = tagger.head.calibrate(torch.from_numpy(found.label_ids), candidates)
+            predicted = tags.numpy()
+        found_scores = score(*_tags(found.label_ids, predicted, data.tag_set))
+        f1 = {"f1": found_scores.lenient.overall.f1, "strict_f1": found_scores.strict.overall.f1}
+        return f1 | chosen
 
     trainer = Trainer(
         model=step,

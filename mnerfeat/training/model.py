@@ -90,10 +90,12 @@ class TrainingStep(nn.Module):
         gold: Int[Tensor, "batch words"],
         **pieces: Any,
     ) -> Mapping[str, Tensor]:
-        """The loss; and the predicted tags, where the model is in evaluation mode."""
+        """The loss; in evaluation mode also the predicted tags, or the candidates for them."""
         images = self.tagger.images(self.tables[self.training], number)
         batch = PieceBatch(**pieces)
         output = self.tagger(batch, images, gold, seed=seed, decode=not self.training)
         assert output.loss is not None
         found = {"loss": output.loss}
+        if output.candidates is not None:
+            return found | {"tags": output.candidates.tags, "scores": output.candidates.scores}
         return found if output.tags is None else found | {"tags": output.tags}
