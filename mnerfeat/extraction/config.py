@@ -8,15 +8,14 @@ import numpy as np
 
 from mnerfeat.datasets.pair_columns import REWARD
 from mnerfeat.errors import ConfigError
-from mnerfeat.extractors.base import Extractor
-from mnerfeat.extractors.presets import (
+from mnerfeat.extractors.base import Extractor, ExtractorOptions
+from mnerfeat.extractors.registry import (
     DEFAULT_EXTRACTORS,
     EXTRACTORS,
-    IMPORTS,
-    MODELS_OF,
+    OPTIONS,
     PRESETS,
-    Wanted,
     make_extractor,
+    references_of,
 )
 
 
@@ -135,18 +134,18 @@ class ExtractConfig:
             DataError: Where a file that is imported cannot be used.
             ModelError: Where a model is not there.
         """
-        wanted = Wanted(
+        options = ExtractorOptions(
             preset=self.preset,
-            models={
-                option: getattr(self, option)
-                for option in sorted({option for some in MODELS_OF.values() for option in some})
-            },
-            imports={what: getattr(self, what) for what in IMPORTS},
+            given={name: getattr(self, name) for name in OPTIONS},
             dtype=np.dtype(self.dtype),
             numerics=self.numerics,
         )
         return tuple(
-            make_extractor(name, wanted)
+            make_extractor(name, options)
             for name in dict.fromkeys(self.features)
             if name in EXTRACTORS
         )
+
+    def references(self) -> dict[str, str]:
+        """Return the models and files named here, for a run to record (see `extractors_of`)."""
+        return references_of({name: getattr(self, name) for name in OPTIONS})

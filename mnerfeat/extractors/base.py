@@ -1,7 +1,7 @@
 """What every extractor is: images in, rows out, and a statement of what made them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeGuard
 
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnerfeat.cache import Provenance
-from mnerfeat.extractors.device import Compute
+from mnerfeat.errors import ConfigError
+from mnerfeat.extractors.device import Compute, Numerics
 
 Prepared = Mapping[str, NDArray[Any]]
 """One image, ready for the device: arrays by name. They cross from a worker to the run."""
@@ -149,6 +150,87 @@ def reads_texts(extractor: Extractor) -> TypeGuard[TextExtractor]:
     """Whether an extractor also looks at texts."""
     # Not by isinstance, which would compute every property of the protocol.
     return hasattr(type(extractor), "extract_texts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOption:
+    """An option that names a model (`--vit google/vit-base-patch16-224`) or a file.
+
+    Attributes:
+        name: Name of the option, without dashes.
+        base: Model in the preset `base`, or None.
+        tiny: Model in the preset `tiny`, or None.
+        is_file: Whether it names a file that is read in place of running a model.
+        file_instead: Option that names such a file, for a model that the file replaces.
+    """
+
+    name: str
+    base: str | None = None
+    tiny: str | None = None
+    is_file: bool = False
+    file_instead: str | None = None
+
+    def default(self, preset: str) -> str | None:
+        """Return the model of a preset, or None if it has none."""
+        return {"base": self.base, "tiny": self.tiny}[preset]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractorOptions:
+    """Models, files and number formats to make extractors with.
+
+    Attributes:
+        preset: `base` or `tiny`: the models of options that are not given.
+        given: Models and files by name of their option; None counts as not given.
+        dtype: Type in which vectors are stored.
+        numerics: See `mnerfeat.extractors.device`.
+    """
+
+    preset: str
+    given: Mapping[str, str | Path | None] = field(default_factory=dict)
+    dtype: np.dtype[Any]
+    numerics: Numerics
+
+    def model(self, option: ModelOption) -> str:
+        """Return the model that an option names, or else that of the preset.
+
+        Raises:
+            ConfigError: Neither names one.
+        """
+        found = self.given.get(option.name) or option.default(self.preset)
+        if not found:
+            instead = option.file_instead
+            raise ConfigError(
+                f"the preset {self.preset} has no {option.name}",
+                hint=f"name a file to read in its place with --{instead} FILE (`mnerfeat toy` "
+                f"writes {instead}.jsonl), or a model with --{option.name}"
+                if instead
+                else f"name a model with --{option.name}",
+            )
+        return str(found)
+
+    def file(self, option: ModelOption) -> Path | None:
+        """Return the file that an option names, or None."""
+        found = self.given.get(option.name)
+        return Path(found) if found else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractorFactory:
+    """Makes an extractor: an entry of `mnerfeat.extractors.registry.EXTRACTORS`.
+
+    Attributes:
+        help: What it extracts, for help texts.
+        options: The options it reads, and where its provenance names the same model or file:
+            the keys on the way there, separated by dots.
+        make: Makes the extractor. Models are found and hashed, but not loaded.
+        default: Whether it runs if `--features` is not given.
+    """
+
+    help: str
+    options: Mapping[ModelOption, str]
+    make: Callable[[ExtractorOptions], Extractor]
+    default: bool = False
 
 
 def usual_size(compute: Compute) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mnerfeat.errors import ModelError
-from mnerfeat.extractors.loading import download, model_name, read_json, require
+from mnerfeat.extractors.loading import download, is_hub_id, model_name, read_json, require
 from mnerfeat.extractors.weights import hash_files
 
 CONFIG: Final = "open_clip_config.json"
@@ -101,8 +101,8 @@ def find_clip(reference: str) -> ClipSource:
 
     Args:
         reference: A folder with `open_clip_config.json` (with or without `local-dir:` before
-            it); `hf-hub:ORG/NAME`; or `NAME:TAG` as open_clip lists them, where a checkpoint's
-            path may stand for the tag.
+            it); `ORG/NAME` or `hf-hub:ORG/NAME`; or `NAME:TAG` as open_clip lists them, or
+            `NAME:PATH` with a checkpoint's path.
 
     Raises:
         ModelError: Where it is not there, cannot be reached, or is incomplete.
@@ -112,7 +112,7 @@ def find_clip(reference: str) -> ClipSource:
         return _from_folder(folder, model_name(folder))
     if reference.startswith("local-dir:"):
         raise ModelError(f"{_OPTION}: {folder} is not a folder")
-    if reference.startswith("hf-hub:"):
+    if reference.startswith("hf-hub:") or is_hub_id(reference):
         id_ = reference.removeprefix("hf-hub:")
         weights = [(name,) for name in _CHECKPOINTS]
         folder = download(id_, weights, [CONFIG, *_TOKENIZER], option=_OPTION)

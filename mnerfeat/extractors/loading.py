@@ -87,7 +87,7 @@ def find_model(
     folder = Path(reference).expanduser()
     if folder.is_dir():
         name = model_name(folder)
-    elif _HUB_ID.fullmatch(reference):
+    elif is_hub_id(reference):
         name = reference
         others = [_CONFIG, *[_PREPROCESSING] * sees, *_TOKENIZER * reads]
         folder = download(reference, [_SAFE, _OLDER], others, option=option)
@@ -117,6 +117,11 @@ def _find_tokenizer(folder: Path, option: str) -> tuple[Path, ...]:
     return found
 
 
+def is_hub_id(reference: str) -> bool:
+    """Return whether a reference is a hub id, with or without a revision."""
+    return bool(_HUB_ID.fullmatch(reference))
+
+
 def model_name(path: Path) -> str:
     """What provenance calls a model that was given by path: no path, which differs by machine."""
     path = path.resolve()
@@ -127,6 +132,21 @@ def model_name(path: Path) -> str:
         if part.startswith("models--"):
             return part.removeprefix("models--").replace("--", "/")
     return path.name
+
+
+def model_reference(name: str) -> str:
+    """Return the reference that leads to a model by its name in a provenance.
+
+    Names of hub models are references already, and of a model inside this package the path is
+    known. A folder of the user has a name, but no path: it is returned as it is.
+    """
+    path = Path(mnerfeat.__file__).parent / name.removeprefix("mnerfeat/")
+    return str(path) if name.startswith("mnerfeat/") and path.exists() else name
+
+
+def packaged(name: str) -> str:
+    """Return the folder of a model inside this package."""
+    return str(Path(mnerfeat.__file__).parent / "toy" / "weights" / name)
 
 
 def _find_weights(folder: Path, option: str) -> tuple[Path, ...]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mnerfeat import __version__
 from mnerfeat.errors import MnerfeatError
-from mnerfeat.extractors.presets import MODELS_OF, PRESETS, Wanted, make_extractor
+from mnerfeat.extractors.base import ExtractorOptions
+from mnerfeat.extractors.registry import EXTRACTORS, make_extractor
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "core": ("torch", "transformers", "accelerate", "h5py", "numpy", "pytorch-crf", "seqeval"),
@@ -117,11 +118,12 @@ def _weights(preset: str, text_encoders: Mapping[str, str]) -> Iterator[Finding]
     import numpy as np  # noqa: PLC0415
 
     with _offline():
-        wanted = Wanted(preset=preset, dtype=np.dtype("float16"), numerics="fast")
-        for name, options in MODELS_OF.items():
-            if not set(options) <= set(PRESETS[preset]):
+        wanted = ExtractorOptions(preset=preset, dtype=np.dtype("float16"), numerics="fast")
+        for name, factory in EXTRACTORS.items():
+            models = [option.default(preset) for option in factory.options if not option.is_file]
+            if None in models:
                 continue
-            model = " and ".join(PRESETS[preset][option] for option in options)
+            model = " and ".join(map(str, models))
             try:
                 extractor = make_extractor(name, wanted)
             except (MnerfeatError, ImportError) as error:

@@ -23,7 +23,7 @@ from mnerfeat.extraction.blank import extract_blank
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.extraction.tuning import TunedClip
 from mnerfeat.extractors.clip import ClipExtractor
-from mnerfeat.extractors.presets import PRESETS
+from mnerfeat.extractors.registry import PRESETS
 from mnerfeat.preference.blank import blank_name, blank_png
 from mnerfeat.preference.discriminator import CachedEmbeddings, Embeddings
 from mnerfeat.preference.folder import (

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +22,8 @@ from mnerfeat.cache import Provenance
 from mnerfeat.extraction import engine, lane, recording
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.extraction.run import extract
-from mnerfeat.extractors import presets
-from mnerfeat.extractors.base import FeatureSpec, Prepared
+from mnerfeat.extractors import registry
+from mnerfeat.extractors.base import ExtractorOptions, FeatureSpec, Prepared
 from mnerfeat.extractors.device import Compute
 from mnerfeat.extractors.images import UnreadableImageError
 
@@ -116,14 +117,14 @@ def install(*, delay: float = 0.0, part_rows: int = 4) -> dict[str, FakeExtracto
     made: dict[str, FakeExtractor] = {}
 
     def maker(name: str) -> Any:
-        def build(wanted: presets.Wanted) -> FakeExtractor:
-            made[name] = make(name, wanted.model(name), delay)
+        def build(wanted: ExtractorOptions) -> FakeExtractor:
+            made[name] = make(name, wanted.model(registry.OPTIONS[name]), delay)
             return made[name]
 
         return build
 
     for name in FEATURES:
-        presets.EXTRACTORS[name] = maker(name)  # type: ignore[index]
+        registry.EXTRACTORS[name] = replace(registry.EXTRACTORS[name], make=maker(name))
     recording.PART_ROWS = part_rows  # type: ignore[misc]
     device = SimpleNamespace(type="cpu")
     engine.choose_computes = lambda names, _: [  # type: ignore[assignment]

@@ -17,7 +17,7 @@ from transformers import (
     ResNetModel,
 )
 
-from mnerfeat.extractors.presets import PRESETS
+from mnerfeat.extractors.registry import PRESETS
 
 BERT = Path(PRESETS["tiny"]["bert"])
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")

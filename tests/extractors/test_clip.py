@@ -20,7 +20,7 @@ from mnerfeat.extractors import clip_source
 from mnerfeat.extractors.clip import ClipExtractor, ClipPrepare
 from mnerfeat.extractors.clip_source import PREPROCESSING, find_clip
 from mnerfeat.extractors.device import Compute
-from mnerfeat.extractors.presets import PRESETS
+from mnerfeat.extractors.registry import PRESETS
 from tests.extractors.conftest import Models, save_clip
 from tests.extractors.pictures import picture
 

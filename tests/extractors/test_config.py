@@ -12,8 +12,9 @@ from mnerfeat.config import field_docs
 from mnerfeat.errors import ConfigError
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.extraction.summary import ExtractSummary
+from mnerfeat.extractors.base import ExtractorOptions
 from mnerfeat.extractors.device import Compute, choose_compute, is_out_of_memory, matrix_precision
-from mnerfeat.extractors.presets import EXTRACTORS, MODELS_OF, PRESETS, Wanted, make_extractor
+from mnerfeat.extractors.registry import OPTIONS, PRESETS, make_extractor
 
 
 @pytest.mark.parametrize(
@@ -41,8 +42,8 @@ def test_every_option_is_explained() -> None:
 
 
 def test_the_base_preset_names_every_model_of_every_extractor() -> None:
-    assert set(MODELS_OF) == set(EXTRACTORS)
-    assert {option for some in MODELS_OF.values() for option in some} == set(PRESETS["base"])
+    models = {name for name, option in OPTIONS.items() if not option.is_file}
+    assert models == set(PRESETS["base"])
 
 
 @pytest.mark.parametrize(
@@ -67,8 +68,9 @@ def test_the_tiny_preset_is_inside_the_package() -> None:
 
 @pytest.mark.parametrize(("name", "preset"), [("vti", "tiny"), ("vit", "small")])
 def test_unknown_extractors_and_presets_are_told(name: str, preset: str) -> None:
+    options = ExtractorOptions(preset=preset, dtype=np.dtype("float16"), numerics="fast")
     with pytest.raises(ConfigError, match="choose from"):
-        make_extractor(name, Wanted(preset=preset, dtype=np.dtype("float16"), numerics="fast"))
+        make_extractor(name, options)
 
 
 class TestDevices:

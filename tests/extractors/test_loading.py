@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from mnerfeat.errors import ModelError
 from mnerfeat.extractors import weights
 from mnerfeat.extractors.loading import find_model, model_name, versions
-from mnerfeat.extractors.presets import PRESETS
+from mnerfeat.extractors.registry import PRESETS
 from mnerfeat.extractors.weights import hash_files, read_weights
 from tests.extractors.conftest import Models
 

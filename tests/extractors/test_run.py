@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from mnerfeat.extraction import engine, lane, recording
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.extraction.run import extract
 from mnerfeat.extraction.summary import ExtractSummary
-from mnerfeat.extractors import presets
+from mnerfeat.extractors import registry
+from mnerfeat.extractors.base import ExtractorOptions
 from tests.extractors import fakes
 from tests.extractors.pictures import BAD, GOOD, encoded, picture
 
@@ -26,9 +28,9 @@ Run = Callable[..., ExtractSummary]
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, fakes.FakeExtractor]:
     """The extractors of the last run, by name."""
-    monkeypatch.setattr(presets, "EXTRACTORS", presets.EXTRACTORS)
+    monkeypatch.setattr(registry, "EXTRACTORS", registry.EXTRACTORS)
     for name in ("vit", "clip", "quality"):
-        monkeypatch.setitem(presets.EXTRACTORS, name, presets.EXTRACTORS[name])  # type: ignore[arg-type]
+        monkeypatch.setitem(registry.EXTRACTORS, name, registry.EXTRACTORS[name])
     monkeypatch.setattr(recording, "PART_ROWS", recording.PART_ROWS)
     monkeypatch.setattr(engine, "choose_computes", engine.choose_computes)
     monkeypatch.setattr(lane, "is_out_of_memory", lane.is_out_of_memory)
@@ -335,14 +337,14 @@ def test_a_dry_run_tells_and_does_nothing(
 def test_memory_that_runs_out_halves_what_runs_at_once_and_loses_nothing(
     run: Run, cache: Cache, made: dict[str, fakes.FakeExtractor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = presets.EXTRACTORS["vit"]
+    factory = registry.EXTRACTORS["vit"]
 
-    def small(*arguments: Any) -> Any:
-        extractor = build(*arguments)
+    def small(options: ExtractorOptions) -> Any:
+        extractor = factory.make(options)
         extractor.memory = 1  # type: ignore[attr-defined]
         return extractor
 
-    monkeypatch.setitem(presets.EXTRACTORS, "vit", small)  # type: ignore[arg-type]
+    monkeypatch.setitem(registry.EXTRACTORS, "vit", replace(factory, make=small))
     run()
     assert cache()["vit_cls"].complete
     assert sum(made["vit"].seen) == 10
