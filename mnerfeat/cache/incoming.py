@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnerfeat.cache.joining import sort_ids
+from mnerfeat.cache.names import normalise_name
 from mnerfeat.cache.schema import (
     DIMENSIONS_LIMIT,
     FAILED,
@@ -18,7 +19,6 @@ from mnerfeat.cache.schema import (
     TEXT_LIMIT,
     Bytes,
     Provenance,
-    normalise_name,
 )
 from mnerfeat.errors import CacheError
 

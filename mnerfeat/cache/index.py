@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnerfeat.cache.joining import TIES_LIMIT, JoinedNames, Rows, join_ids, join_names
+from mnerfeat.cache.names import normalise_name
 from mnerfeat.cache.schema import (
     Bytes,
     decode_name,
     encode_name,
     name_hash,
-    normalise_name,
     stack_ids,
 )
 from mnerfeat.cache.sealed import SealedFile, SealedNames

@@ -6,10 +6,11 @@ from os import PathLike
 from pathlib import Path
 
 from mnerfeat.cache.encoding import NamesContent
+from mnerfeat.cache.names import normalise_name
 from mnerfeat.cache.packing import locked, parts_of, remove_parts
 from mnerfeat.cache.reader import FeatureCache, candidates
 from mnerfeat.cache.rewriting import Counted, Progress, rewrite, table_content
-from mnerfeat.cache.schema import encode_name, normalise_name, unreadable_id
+from mnerfeat.cache.schema import encode_name, unreadable_id
 from mnerfeat.errors import CacheError, ProvenanceError
 
 

@@ -4,13 +4,17 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from os import PathLike
+from dataclasses import replace
+from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+import numpy as np
+
 from mnerfeat.cache.feature import Feature
 from mnerfeat.cache.joining import Rows
+from mnerfeat.cache.names import Resolution, normalise_name, resolve_names
 from mnerfeat.cache.opening import open_sealed
 from mnerfeat.cache.schema import TABLES, encode_name, text_id
 from mnerfeat.cache.sealed import SealedFile
@@ -167,26 +171,70 @@ class FeatureCache:
         )
 
     def rows(self, names: Iterable[str | PathLike[str]]) -> Rows:
-        """The rows of some images, by the names they were extracted under.
+        """Return the rows of images, by the names they were extracted under.
+
+        A name that differs only in Unicode form is found; see `mnerfeat.cache.names`.
 
         Returns:
             (k,) int64.
 
         Raises:
-            CacheLookupError: Where names are unknown; it lists every one.
+            CacheLookupError: Names are not in the cache; all are listed, with a namesake in
+                another folder if there is one.
         """
-        names = list(names)
-        rows = self.images.find_names(names)
-        if (rows < 0).any():
-            unknown = [str(name) for name, row in zip(names, rows, strict=True) if row < 0]
+        asked = [fspath(name) for name in names]
+        rows, resolution = self.find_images(asked, namesakes=False)
+        lost = (*resolution.missing, *resolution.ambiguous)
+        if lost:
+            _, near = self.find_images(lost)
+            unknown = [
+                f"{name} (there is {near.found[name]})" if name in near.found else name
+                for name in lost
+            ]
             raise CacheLookupError(
-                f"{self.path} knows nothing of {len(unknown):,} of the {len(names):,} images "
+                f"{self.path} does not contain {len(lost):,} of the {len(set(asked)):,} images "
                 "asked for:",
                 faults=unknown,
                 hint="names are relative to the folder given to `mnerfeat extract --images`; run "
                 "it again if images have been added",
             )
         return rows
+
+    def find_images(
+        self,
+        names: Iterable[str],
+        *,
+        other_names: Callable[[str], Sequence[str]] | None = None,
+        namesakes: bool = True,
+    ) -> tuple[Rows, Resolution]:
+        """Find images by the names that posts give them; see `mnerfeat.cache.names`.
+
+        Args:
+            names: Names asked for.
+            other_names: As in `resolve_names`.
+            namesakes: As in `resolve_names`.
+
+        Returns:
+            (k,) int64 rows, -1 for names that lead to no image or to several; and how each was
+            found.
+        """
+        names = list(names)
+        rows = self.images.find_names(names)
+        exact = {name for name, row in zip(names, rows.tolist(), strict=True) if row >= 0}
+        lost = [name for name in dict.fromkeys(names) if name not in exact]
+        stored = dict(self.images.names()) if lost else {}
+        resolution = resolve_names(
+            lost,
+            stored,
+            other_names=other_names,
+            namesakes=namesakes,
+            same=lambda several: len({stored[name] for name in several}) == 1,
+        )
+        for i in np.flatnonzero(rows < 0).tolist():
+            if names[i] in resolution.found:
+                rows[i] = stored[resolution.found[names[i]]]
+        found = {name: normalise_name(name) for name in names if name in exact}
+        return rows, replace(resolution, found={**found, **resolution.found})
 
     def text_rows(self, texts: Iterable[str]) -> Rows:
         """The rows of some texts, -1 where the cache does not hold one.

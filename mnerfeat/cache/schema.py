@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike, fspath
 from typing import Any, Final
 
 import numpy as np
@@ -77,11 +75,6 @@ def prefixes(ids: Bytes) -> NDArray[np.uint64]:
         (n,) uint64.
     """
     return np.ascontiguousarray(ids[:, :8]).view(">u8")[:, 0].astype("<u8")
-
-
-def normalise_name(name: str | PathLike[str]) -> str:
-    """A file's name as the cache keeps it: relative, `/` between folders, no `./` or `//`."""
-    return posixpath.normpath(fspath(name))
 
 
 def encode_name(name: str) -> bytes:

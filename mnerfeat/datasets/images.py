@@ -1,16 +1,18 @@
 """Where the images that posts name are found, and whether they can be read."""
 
+import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mnerfeat.errors import ConfigError
 
-FOLDERS = ("images", "new_images", "twitter2015_images", "twitter2017_images")
-"""Folders of images inside the published data sets' own folders."""
+if TYPE_CHECKING:
+    from mnerfeat.cache.names import Resolution
 
 TWITTER_2017 = "twitter2017-"
 """What MNER-MI-Plus puts before the names of Twitter-2017's images."""
@@ -19,22 +21,41 @@ Progress = Callable[[int, int], None]
 """Told from time to time how much is done, and of how much."""
 
 
-def stored_names(name: str) -> tuple[str, ...]:
-    """The names under which the image that a post names may be stored, likeliest first.
+def archive_names(name: str) -> tuple[str, ...]:
+    """Return the other names under which the published archives store an image.
 
-    The archives of the data sets disagree with their own texts: MNER-MI-Plus names
-    `twitter2017-O_538.jpg` what lies in `twitter2017_images/O_538.jpg`, and an images folder may
-    be the data set's own folder, which holds those of `FOLDERS`.
+    MNER-MI-Plus names `twitter2017-O_538.jpg` what its archive stores as `O_538.jpg`.
+    """
+    other = name.removeprefix(TWITTER_2017)
+    return () if other == name else (other,)
 
-    Args:
-        name: As in `Post.images`.
+
+def find_files(folder: Path, names: Iterable[str]) -> "Resolution":
+    """Find the files of images in a folder by the rule of `mnerfeat.cache.names`.
+
+    The folder is listed only if some names are not there as they stand.
 
     Returns:
-        Names relative to the images folder, `name` itself first, each once.
+        With file names relative to the folder.
     """
-    names = (name, name.removeprefix(TWITTER_2017))
-    inside = (f"{folder}/{name}" for folder in FOLDERS for name in names)
-    return tuple(dict.fromkeys((*names, *inside)))
+    from mnerfeat.cache.names import normalise_name, resolve_names  # noqa: PLC0415 - needs numpy
+
+    names = tuple(dict.fromkeys(names))
+    exact = {
+        name: inside
+        for name in names
+        if not (inside := normalise_name(name)).startswith(("/", ".."))
+        and _is_file(folder / inside)
+    }
+    lost = [name for name in names if name not in exact]
+    resolution = resolve_names(
+        lost,
+        (name for name in _listing(folder) if _is_file(folder / name)) if lost else (),
+        folder=folder,
+        other_names=archive_names,
+        same=lambda several: _same_bytes(folder / name for name in several),
+    )
+    return replace(resolution, found={**exact, **resolution.found})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +67,8 @@ class ImageFaults:
         named: Different images that the posts name.
         readable: How many of them could be decoded in full.
         missing: Names for which there is no file.
+        ambiguous: Names that fit several files with different bytes, with these files.
+        notes: How names were found that are not there as they stand.
         unreadable: Names and reasons of files that cannot be decoded.
         unused: Files in the folder that no post names.
     """
@@ -54,6 +77,8 @@ class ImageFaults:
     named: int
     readable: int
     missing: tuple[str, ...]
+    ambiguous: tuple[tuple[str, tuple[str, ...]], ...]
+    notes: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]
     unused: int
 
@@ -82,8 +107,8 @@ def check_images(
         ) from error
 
     names = tuple(dict.fromkeys(names))
-    files = {name: _file(folder, name) for name in names}
-    found = {name: file for name, file in files.items() if file is not None}
+    resolution = find_files(folder, names)
+    found = {name: folder / file for name, file in resolution.found.items()}
     reasons: dict[str, str] = {}
     # Warnings are a setting of the whole process, so it is made here and not in the threads.
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -104,14 +129,12 @@ def check_images(
         folder=str(folder),
         named=len(names),
         readable=len(found) - len(reasons),
-        missing=tuple(name for name in names if name not in found),
+        missing=resolution.missing,
+        ambiguous=tuple(sorted(resolution.ambiguous.items())),
+        notes=tuple(resolution.notes()),
         unreadable=tuple(sorted(reasons.items())),
-        unused=sum(1 for file in _files(folder) if file not in used),
+        unused=sum(folder / file not in used for file in _listing(folder)),
     )
-
-
-def _file(folder: Path, name: str) -> Path | None:
-    return next((file for n in stored_names(name) if _is_file(file := folder / n)), None)
 
 
 def _is_file(path: Path) -> bool:
@@ -121,9 +144,27 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    for root, _, names in os.walk(folder):
-        yield from (Path(root, name) for name in names if not name.startswith("."))
+def _listing(folder: Path) -> Iterator[str]:
+    """Yield the names of all files in a folder; links to folders are followed, once each."""
+    entered: set[tuple[int, int]] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        try:
+            found = Path(root).stat()
+        except OSError:
+            continue
+        if (found.st_dev, found.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((found.st_dev, found.st_ino))
+        inside = Path(root).relative_to(folder)
+        yield from ((inside / name).as_posix() for name in names if not name.startswith("."))
+
+
+def _same_bytes(files: Iterable[Path]) -> bool:
+    try:
+        return len({hashlib.sha256(file.read_bytes()).digest() for file in files}) == 1
+    except OSError:
+        return False
 
 
 def _reason(file: Path) -> str | None:

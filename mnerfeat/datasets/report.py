@@ -174,6 +174,11 @@ def _images(images: ImageFaults) -> list[str]:
     lines = [summary]
     if images.missing:
         lines.append(f"  missing: {_some(images.missing, len(images.missing))}")
+    lines += [f"  {note}" for note in images.notes]
+    lines += [
+        f"  {name} fits several files with different bytes: {_some(files, len(files))}"
+        for name, files in images.ambiguous[:EXAMPLES]
+    ]
     lines += [f"  unreadable: {name}: {why}" for name, why in images.unreadable[:EXAMPLES]]
     if len(images.unreadable) > EXAMPLES:
         lines.append(f"  … and {len(images.unreadable) - EXAMPLES:,} more unreadable ones")

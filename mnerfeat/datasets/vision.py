@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnerfeat.cache import FAILED, OK, Feature, FeatureCache
-from mnerfeat.datasets.images import stored_names
+from mnerfeat.datasets.images import archive_names
 from mnerfeat.datasets.pair_columns import (
     RANKED_RELEVANCE,
     RELEVANCE,
@@ -87,6 +87,9 @@ class StoredColumn:
             moved[some] = self.values[self.rows[some]].to(device)
         return moved
 
+
+Find = Callable[[Sequence[str]], NDArray[np.int64]]
+"""Names of images to their rows in a cache, (k,); -1 for an image that it does not contain."""
 
 Column = Tensor | StoredColumn
 """(rows, …): what depends on the image alone."""
@@ -163,7 +166,12 @@ class VisionTable:
 
     @classmethod
     def from_cache(
-        cls, cache: FeatureCache, posts: Sequence[Post], columns: Iterable[str]
+        cls,
+        cache: FeatureCache,
+        posts: Sequence[Post],
+        columns: Iterable[str],
+        *,
+        find: Find | None = None,
     ) -> "VisionTable":
         """Look up the images of `posts` and load `columns` of them, and nothing else.
 
@@ -175,6 +183,7 @@ class VisionTable:
             cache: With the features the columns are made of.
             posts: In the order in which batches will name them.
             columns: Names of `FEATURES_OF_COLUMN`.
+            find: Finds the images' rows; by default `resolve` looks their names up in the cache.
 
         Raises:
             CacheLookupError: Where a feature is missing, whole or for some posts, because it
@@ -185,7 +194,7 @@ class VisionTable:
             return VisionTable.without_images(len(posts))
         features = {name for column in columns for name in FEATURES_OF_COLUMN[column]}
         _require_features(cache, features)
-        lookup = _Lookup(cache, posts)
+        lookup = _Lookup(cache, posts, find)
         usable = lookup.known.copy()
         for name in sorted(features):
             if name in cache.images.features:
@@ -296,12 +305,12 @@ class _Lookup:
         known: (posts, images) whether the cache knows the image.
     """
 
-    def __init__(self, cache: FeatureCache, posts: Sequence[Post]) -> None:
+    def __init__(self, cache: FeatureCache, posts: Sequence[Post], find: Find | None) -> None:
         self._cache = cache
         self.names = [post.images for post in posts]
         width = max([1, *map(len, self.names)])
         flat = [name for names in self.names for name in names]
-        found = resolve(cache, flat)
+        found = resolve(cache, flat) if find is None else find(flat)
         slot = np.array([len(names) for names in self.names])[:, None] > np.arange(width)
         self.rows = np.full((len(posts), width), -1, np.int64)
         self.rows[slot] = found
@@ -359,42 +368,28 @@ class _Lookup:
 
 
 def resolve(cache: FeatureCache, names: Sequence[str]) -> NDArray[np.int64]:
-    """The rows of images by the names that a data set gives them, -1 where there is none.
+    """Find images in a cache by the names that posts give them; see `mnerfeat.cache.names`.
 
-    A name that the cache does not hold as it stands is looked for under the names that the
-    published archives use instead (`stored_names`), and in sub-folders: data sets name `a.jpg`
-    what was extracted as `images/a.jpg`. It must then be the only one.
+    Names that are not found as they stand are logged with how they were found.
+
+    Returns:
+        (k,) rows, -1 for images that the cache does not contain.
 
     Raises:
-        CacheLookupError: Where several different images bear a name.
+        CacheLookupError: Names fit several images with different bytes; all are listed.
     """
-    rows = cache.images.find_names(names)
-    lost = {names[i]: stored_names(names[i]) for i in np.flatnonzero(rows < 0).tolist()}
-    if not lost:
-        return rows
-    ending: dict[str, set[int]] = {tail: set() for tails in lost.values() for tail in tails}
-    for name, row in cache.images.names():
-        steps = name.split("/")
-        for start in range(len(steps)):
-            tail = "/".join(steps[start:])
-            if tail in ending:
-                ending[tail].add(row)
-    found = {
-        name: next((ending[tail] for tail in tails if ending[tail]), set())
-        for name, tails in lost.items()
-    }
-    doubtful = {name: fitting for name, fitting in sorted(found.items()) if len(fitting) > 1}
-    if doubtful:
+    rows, resolution = cache.find_images(names, other_names=archive_names)
+    if resolution.ambiguous:
         raise CacheLookupError(
-            f"{len(doubtful):,} image names of the posts fit several different images:",
+            f"{len(resolution.ambiguous):,} image names of the posts fit several different images:",
             faults=[
-                f"{name}: {', '.join(cache.images.describe(np.array(sorted(fitting))))}"
-                for name, fitting in doubtful.items()
+                f"{name}: {', '.join(stored)}"
+                for name, stored in sorted(resolution.ambiguous.items())
             ],
             hint="name them in the data with their folders",
         )
-    for i in np.flatnonzero(rows < 0).tolist():
-        rows[i] = next(iter(found[names[i]]), -1)
+    for note in resolution.notes():
+        log.info("%s", note)
     return rows
 
 

@@ -18,7 +18,7 @@ from mnerfeat.cache import (
     text_id,
     unreadable_id,
 )
-from mnerfeat.cache.schema import normalise_name
+from mnerfeat.cache.names import normalise_name
 from mnerfeat.errors import ProvenanceError
 from mnerfeat.extractors.base import Extractor, TextExtractor
 from mnerfeat.extractors.images import Identity, Listing, check_folder, identify, list_images

@@ -1,13 +1,14 @@
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from mnerfeat.datasets.images import check_images, stored_names
+from mnerfeat.datasets.images import check_images, find_files
 from mnerfeat.errors import ConfigError
 
 
@@ -92,11 +93,46 @@ def test_images_are_found_where_the_archives_put_them(
     assert (found.readable, found.unused) == (1, 0)
 
 
-def test_the_name_itself_comes_first() -> None:
-    for name in ("a.jpg", "twitter2017-a.jpg"):
-        names = stored_names(name)
-        assert names[0] == name
-        assert len(set(names)) == len(names)
+def test_the_name_itself_comes_first(tmp_path: Path) -> None:
+    for stored in ("twitter2017-a.jpg", "a.jpg", "images/twitter2017-a.jpg"):
+        draw(tmp_path / stored)
+    found = find_files(tmp_path, ["a.jpg", "twitter2017-a.jpg"])
+    assert found.found == {"a.jpg": "a.jpg", "twitter2017-a.jpg": "twitter2017-a.jpg"}
+    assert found.notes() == []
+
+
+def test_a_file_in_another_folder_or_unicode_form_is_found_and_reported(tmp_path: Path) -> None:
+    composed, decomposed = "Zürich é.jpg", unicodedata.normalize("NFD", "Zürich é.jpg")
+    draw(tmp_path / decomposed)
+    draw(tmp_path / "test" / "1.jpg")
+    asked = [composed, "1.jpg", str(tmp_path / "test" / "1.jpg"), r"test\1.jpg", "./test//1.jpg"]
+    found = check_images(asked, tmp_path)
+    assert (found.named, found.readable, found.missing) == (5, 5, ())
+    assert len(found.notes) == 2
+    assert "Unicode form" in found.notes[0]
+    assert "'1.jpg': 'test/1.jpg'" in found.notes[1]
+
+
+def test_a_name_in_several_folders_is_ambiguous_unless_the_bytes_are_equal(
+    tmp_path: Path,
+) -> None:
+    draw(tmp_path / "train" / "1.jpg")
+    draw(tmp_path / "test" / "1.jpg")
+    copy = draw(tmp_path / "train" / "2.jpg")
+    (tmp_path / "2.copies").mkdir()
+    (tmp_path / "2.copies" / "2.jpg").write_bytes(copy.read_bytes())
+    found = check_images(["1.jpg", "2.jpg"], tmp_path)
+    assert found.ambiguous == (("1.jpg", ("test/1.jpg", "train/1.jpg")),)
+    assert (found.readable, found.missing) == (1, ())
+
+
+def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
+    draw(tmp_path / "elsewhere" / "a.jpg")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "loop").symlink_to(folder)
+    assert find_files(folder, ["a.jpg"]).found == {"a.jpg": "link/a.jpg"}
 
 
 def test_progress_is_told_of_every_image(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The image columns of a data set, against a plain look-up post by post."""
 
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from mnerfeat.cache import (
 )
 from mnerfeat.datasets import vision
 from mnerfeat.datasets.posts import Post
-from mnerfeat.datasets.vision import RELEVANCE, StoredColumn, VisionTable
+from mnerfeat.datasets.vision import RELEVANCE, StoredColumn, VisionTable, resolve
 from mnerfeat.errors import CacheLookupError
 from tests.cache.builders import feature, images
 
@@ -102,6 +104,33 @@ def test_a_name_that_fits_two_images_is_refused(path: Path) -> None:
         VisionTable.from_cache(FeatureCache(path), [post(0, "x.jpg", "2.jpg")], COLUMNS)
     assert "a/x.jpg" in caught.value.faults[0]
     assert "b/x.jpg" in caught.value.faults[0]
+
+
+def test_names_may_differ_in_unicode_form_separators_and_folder(tmp_path: Path) -> None:
+    path = tmp_path / "features.h5"
+    stored = {unicodedata.normalize("NFD", "é.jpg"): b"1", "sub/1.jpg": b"2"}
+    CacheWriter(path).put(images=images(stored, vit_cls=feature([[1] * 4, [2] * 4], width=4)))
+    cache = FeatureCache(path)
+    asked = ["é.jpg", r"sub\1.jpg", "./sub//1.jpg", "/data/images/sub/1.jpg", "1.jpg"]
+    one, two = cache.rows(list(stored)).tolist()
+    assert resolve(cache, asked).tolist() == [one, two, two, two, two]
+    table = VisionTable.from_cache(cache, [post(0, *asked)], ["vit_cls"])
+    assert table.batch(torch.tensor([0]))[1]["vit_cls"][0, :, 0].tolist() == [1, 2, 2, 2, 2]
+
+
+def test_rows_may_be_found_by_other_means_than_names(path: Path) -> None:
+    cache = FeatureCache(path)
+    wanted = cache.rows(["images/1.jpg"])
+
+    def find(names: Sequence[str]) -> np.ndarray:
+        assert list(names) == ["mine.jpg", "images/0.jpg"]
+        return np.array([wanted[0], -1])
+
+    posts = [post(0, "mine.jpg", "images/0.jpg")]
+    table = VisionTable.from_cache(cache, posts, ["vit_cls"], find=find)
+    mask, columns = table.batch(torch.tensor([0]))
+    assert mask.tolist() == [[True]]
+    assert columns["vit_cls"][0].tolist() == cache["vit_cls"][wanted].tolist()
 
 
 def test_unfinished_extraction_is_an_error_with_the_command(
