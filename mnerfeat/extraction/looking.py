@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mnerfeat.cache import content_id
-from mnerfeat.extractors.base import Prepare, Prepared, knows_files
-from mnerfeat.extractors.images import UnreadableImageError, decode, plain_reason, read_image
+from mnerfeat.extractors.base import Prepare, Prepared, UnreadableImageError, knows_files
+from mnerfeat.extractors.decoder import decode, plain_reason
+from mnerfeat.extractors.image_files import read_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ def look_at(path: Path, prepares: Mapping[str, Prepare]) -> Look:
     try:
         content = read_image(path)
         id_ = content_id(content)
-        image = decode(content)
+        image = decode(content).image
     except UnreadableImageError as error:
         return Look(id=id_, reason=str(error))
     prepared: dict[str, Prepared | str] = {}

@@ -21,7 +21,7 @@ from mnerfeat.cache import (
 from mnerfeat.cache.names import normalise_name
 from mnerfeat.errors import ProvenanceError
 from mnerfeat.extractors.base import Extractor, TextExtractor
-from mnerfeat.extractors.images import Identity, Listing, check_folder, identify, list_images
+from mnerfeat.extractors.image_files import Identity, Listing, check_folder, identify, list_images
 
 _FILES_A_TASK = 32
 

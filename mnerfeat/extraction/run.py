@@ -25,7 +25,7 @@ from mnerfeat.extraction.progress import progress_bar
 from mnerfeat.extraction.summary import ExtractSummary
 from mnerfeat.extractors.base import Extractor, reads_texts
 from mnerfeat.extractors.device import usable_cores
-from mnerfeat.extractors.images import check_folder
+from mnerfeat.extractors.image_files import check_folder
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,14 @@ from mnerfeat.cache import Provenance
 from mnerfeat.errors import ConfigError
 from mnerfeat.extractors.device import Compute, Numerics
 
+
+class UnreadableImageError(Exception):
+    """An image that cannot be used. Its text is the reason, the same on every machine.
+
+    It never reaches a user as an exception: the reason is recorded with the image.
+    """
+
+
 Prepared = Mapping[str, NDArray[Any]]
 """One image, ready for the device: arrays by name. They cross from a worker to the run."""
 

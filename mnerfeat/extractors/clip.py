@@ -15,8 +15,8 @@ from mnerfeat.cache import Provenance
 from mnerfeat.errors import ModelError
 from mnerfeat.extractors.base import RECIPE, FeatureSpec, Prepared, run_padded, usual_size
 from mnerfeat.extractors.clip_source import ClipSource, find_clip
+from mnerfeat.extractors.decoder import DECODING
 from mnerfeat.extractors.device import Compute, Numerics
-from mnerfeat.extractors.images import DECODING
 from mnerfeat.extractors.loading import require, versions
 
 if TYPE_CHECKING:

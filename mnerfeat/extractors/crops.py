@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mnerfeat.extractors.images import Pixels
+from mnerfeat.extractors.decoder import Pixels
 
 CROP: Final = 224
 CROPS: Final = 20

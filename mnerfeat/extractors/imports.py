@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 
 from mnerfeat.datasets.source import Source, shown
 from mnerfeat.errors import DataError
-from mnerfeat.extractors.images import UnreadableImageError
+from mnerfeat.extractors.base import UnreadableImageError
 
 Box = tuple[float, float, float, float]
 """Pixels, XYXY: left, top, right, bottom."""

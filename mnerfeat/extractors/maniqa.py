@@ -13,8 +13,8 @@ from mnerfeat.cache import Provenance
 from mnerfeat.errors import ModelError
 from mnerfeat.extractors.base import RECIPE, FeatureSpec, Prepared, run_padded
 from mnerfeat.extractors.crops import CROPS, uniform_crops
+from mnerfeat.extractors.decoder import DECODING
 from mnerfeat.extractors.device import Compute, Numerics
-from mnerfeat.extractors.images import DECODING
 from mnerfeat.extractors.loading import download, versions
 from mnerfeat.extractors.weights import hash_files, read_weights
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from mnerfeat.cache import Provenance
 from mnerfeat.errors import ModelError
-from mnerfeat.extractors.base import RECIPE, Extractor, FeatureSpec, Prepared
+from mnerfeat.extractors.base import RECIPE, Extractor, FeatureSpec, Prepared, UnreadableImageError
+from mnerfeat.extractors.decoder import DECODING
 from mnerfeat.extractors.device import Compute, Numerics
-from mnerfeat.extractors.images import DECODING, UnreadableImageError
 from mnerfeat.extractors.loading import find_model, require, versions
 from mnerfeat.extractors.maniqa import QUALITY, VARIANTS, ManiqaExtractor
 from mnerfeat.extractors.vision_extractor import VisionExtractor

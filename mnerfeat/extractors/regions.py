@@ -14,11 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnerfeat.cache import Provenance
-from mnerfeat.extractors.base import FeatureSpec, Prepare, Prepared, usual_size
+from mnerfeat.extractors.base import (
+    FeatureSpec,
+    Prepare,
+    Prepared,
+    UnreadableImageError,
+    usual_size,
+)
 from mnerfeat.extractors.detector import IMAGE, Detector
 from mnerfeat.extractors.device import Compute, Numerics
 from mnerfeat.extractors.grid import GRID, GridExtractor
-from mnerfeat.extractors.images import UnreadableImageError
 from mnerfeat.extractors.imports import Box, Imported
 from mnerfeat.extractors.vision import PIXELS, ProcessorPrepare
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from mnerfeat.cache import Provenance
 from mnerfeat.extractors.base import RECIPE, FeatureSpec, Prepare, Prepared, usual_size
+from mnerfeat.extractors.decoder import DECODING
 from mnerfeat.extractors.device import Compute, Numerics
-from mnerfeat.extractors.images import DECODING
 from mnerfeat.extractors.imports import Imported
 from mnerfeat.extractors.token_states import TokenStates
 

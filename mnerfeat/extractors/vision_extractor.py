@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from mnerfeat.cache import Provenance
 from mnerfeat.extractors.base import RECIPE, FeatureSpec, Prepared, usual_size
+from mnerfeat.extractors.decoder import DECODING
 from mnerfeat.extractors.device import Compute, Numerics
-from mnerfeat.extractors.images import DECODING
 from mnerfeat.extractors.loading import ModelFiles, versions
 from mnerfeat.extractors.vision import ProcessorPrepare, VisionModel
 

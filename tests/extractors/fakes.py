@@ -23,9 +23,8 @@ from mnerfeat.extraction import engine, lane, recording
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.extraction.run import extract
 from mnerfeat.extractors import registry
-from mnerfeat.extractors.base import ExtractorOptions, FeatureSpec, Prepared
+from mnerfeat.extractors.base import ExtractorOptions, FeatureSpec, Prepared, UnreadableImageError
 from mnerfeat.extractors.device import Compute
-from mnerfeat.extractors.images import UnreadableImageError
 
 FEATURES = {"vit": "vit_cls", "clip": "clip_image", "quality": "quality"}
 SHAPES = {"vit": (6,), "clip": (3,), "quality": ()}

@@ -109,7 +109,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "script.eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     "depth.tif": (
         lambda: encoded(Image.fromarray(np.array([[0.0, 1e6]], np.float32)), "TIFF"),
-        "what is white is unknown",
+        "which is white is unknown",
     ),
 }
 """Files that cannot be used, and a part of the reason."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnerfeat.errors import DataError
-from mnerfeat.extractors.images import UnreadableImageError
+from mnerfeat.extractors.base import UnreadableImageError
 from mnerfeat.extractors.imports import (
     Imported,
     read_boxes,

@@ -13,8 +13,8 @@ from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from mnerfeat.errors import ModelError
 from mnerfeat.extractors import quality
+from mnerfeat.extractors.base import UnreadableImageError
 from mnerfeat.extractors.device import Compute
-from mnerfeat.extractors.images import UnreadableImageError
 from mnerfeat.extractors.quality import quality_extractor
 from tests.extractors.conftest import Models
 from tests.extractors.pictures import picture

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, AutoModelForObjectDetection
 
 from mnerfeat.errors import ModelError
+from mnerfeat.extractors.base import UnreadableImageError
 from mnerfeat.extractors.detector import LEAST_SCORE, Detector
 from mnerfeat.extractors.device import Compute
-from mnerfeat.extractors.images import UnreadableImageError
 from mnerfeat.extractors.imports import Box, Imported
 from mnerfeat.extractors.regions import RegionsExtractor
 from tests.extractors.contract import ExtractorContract

@@ -376,7 +376,7 @@ def test_a_folder_without_images_is_an_error(
     make(empty)
     with pytest.raises(ConfigError, match="no image in"):
         run(images=empty)
-    with pytest.raises(ConfigError, match="not there"):
+    with pytest.raises(ConfigError, match="does not exist"):
         run(images=tmp_path / "nowhere")
 
 

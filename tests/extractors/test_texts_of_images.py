@@ -15,10 +15,10 @@ from transformers import (
 )
 
 from mnerfeat.errors import ModelError
+from mnerfeat.extractors.base import UnreadableImageError
 from mnerfeat.extractors.captioner import NEW_TOKENS, Captioner
 from mnerfeat.extractors.detector import Detector
 from mnerfeat.extractors.device import Compute
-from mnerfeat.extractors.images import UnreadableImageError
 from mnerfeat.extractors.imports import Imported
 from mnerfeat.extractors.texts_of_images import ImageTextExtractor, joined_tags
 from mnerfeat.extractors.token_states import TokenStates
