@@ -36,7 +36,7 @@ from recording import CLOCKS, RESULTS, add_run, begin, ending, machine, publish
 from safetensors.torch import load_file, save_file
 
 from mnerfeat.extraction.config import ExtractConfig
-from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.extract import extract
 from mnerfeat.extractors.device import choose_compute
 
 GFLOPS = {"vit": 35.0, "clip": 8.8, "maniqa 500×375": 6055.0, "maniqa 224×224": 6055.0}
@@ -240,7 +240,7 @@ def second_run(chosen: argparse.Namespace, work: Path) -> str:
         "import time; start = time.perf_counter()\n"
         "from pathlib import Path\n"
         "from mnerfeat.extraction.config import ExtractConfig\n"
-        "from mnerfeat.extraction.run import extract\n"
+        "from mnerfeat.extraction.extract import extract\n"
         f"given = dict({config}, progress=False)\n"
         "given = given | {k: Path(given[k]) for k in ('images', 'cache')}\n"
         "summary = extract(ExtractConfig(**given))\n"

@@ -30,7 +30,7 @@ from toy_heads import f1, trained
 
 from mnerfeat.checkpoint import library_versions
 from mnerfeat.extraction.config import ExtractConfig
-from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.extract import extract
 from mnerfeat.heads.base import HeadConfig
 from mnerfeat.heads.dpe import DpeConfig, IterativeConfig
 from mnerfeat.heads.dpe.head import DiffusionHead

@@ -28,7 +28,7 @@ from toy_heads import f1_on_test, toy_options, toy_training
 from mnerfeat.checkpoint import library_versions
 from mnerfeat.datasets import every_post
 from mnerfeat.extraction.config import ExtractConfig
-from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.extract import extract
 from mnerfeat.heads.base import HeadConfig
 from mnerfeat.heads.gifr import GifrConfig
 from mnerfeat.heads.text_only import TextOnlyConfig

@@ -26,7 +26,7 @@ from mnerfeat.datasets import Post, read_folder, read_split
 from mnerfeat.datasets.vision import VisionTable
 from mnerfeat.evaluation import gold_tags, score
 from mnerfeat.extraction.config import ExtractConfig
-from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.extract import extract
 from mnerfeat.heads.base import HeadConfig
 from mnerfeat.heads.iqcr import IqcrConfig
 from mnerfeat.heads.text_only import TextOnlyConfig

@@ -27,7 +27,7 @@ from mnerfeat.config.loading import Settings
 from mnerfeat.config.planning import plan_extraction, plan_training
 from mnerfeat.datasets import every_post
 from mnerfeat.evaluation import Scores
-from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.extract import extract
 from mnerfeat.prediction import evaluate_runs
 from mnerfeat.preference import RankConfig
 from mnerfeat.reports.rankings import render_discriminator

@@ -107,7 +107,7 @@ def extract_command(
     """
     from mnerfeat.config.planning import plan_extraction
     from mnerfeat.datasets import every_post
-    from mnerfeat.extraction.run import extract
+    from mnerfeat.extraction.extract import extract
 
     found = settings(overrides, cache=cache, preset=preset)
     config = plan_extraction(

@@ -1,5 +1,6 @@
-"""What a run of extraction has done, in numbers and in words."""
+"""The summary of a run: counts, failures, and their text for people."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,32 +9,32 @@ _SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSummary:
-    """What a run has done, or would do.
+    """The outcome of a run, or the forecast of a dry run.
 
     Attributes:
-        cache: Where the features are.
-        features: Names of the extractors that were asked for.
-        device: That models ran on; None where nothing had to run.
-        names: Image files.
-        new: Images that at least one extractor looked at (different ones; a copy is not new).
-        reused: Images that had everything already.
-        copies: Files that are copies of another one of these files.
-        failed: Files and reasons: unreadable, or no use to an extractor, which is then named.
-        others: Files that are no images.
-        closed: Folders that could not be entered, with the reason.
-        texts: Different texts.
-        new_texts: Of these, the ones that were looked at.
-        cut_texts: Of the new ones, those longer than `context_length`.
-        context_length: Tokens of a text that are read.
-        seconds: From start to end.
+        cache: Cache file.
+        features: Names of the requested extractors.
+        device: Devices that ran models; None if none had to run.
+        ids: Identity of every image file by name, unreadable ones included.
+        new: Number of distinct images that at least one extractor processed.
+        reused: Number of distinct images that needed nothing.
+        copies: Number of files that are copies of another file.
+        failed: Files that could not be used, by all extractors or the named one, with reasons.
+        others: Number of files in the folder that are not images.
+        closed: Folders that could not be entered, with reasons.
+        texts: Number of distinct texts.
+        new_texts: Number of texts that were embedded.
+        cut_texts: Number of texts that were longer than `context_length`.
+        context_length: Number of tokens that the text encoder reads.
+        seconds: Duration of the run.
         dry_run: Whether nothing was done.
-        rewards: What was done about rewards, in words; empty where they were not asked for.
+        rewards: Result for rewards, in words; empty if they were not requested.
     """
 
     cache: Path
     features: tuple[str, ...]
     device: str | None
-    names: int
+    ids: Mapping[str, bytes]
     new: int
     reused: int
     copies: int
@@ -50,12 +51,12 @@ class ExtractSummary:
 
     @staticmethod
     def nothing(cache: Path, *, dry_run: bool) -> "ExtractSummary":
-        """Of a run that looks at no image."""
+        """Return the summary of a run that processes no image."""
         return ExtractSummary(
             cache=cache,
             features=(),
             device=None,
-            names=0,
+            ids={},
             new=0,
             reused=0,
             copies=0,
@@ -71,8 +72,13 @@ class ExtractSummary:
         )
 
     @property
+    def names(self) -> int:
+        """Number of image files."""
+        return len(self.ids)
+
+    @property
     def rate(self) -> float:
-        """Image files a second, reused ones included."""
+        """Image files per second, reused ones included."""
         return self.names / max(self.seconds, 1e-9)
 
     def __str__(self) -> str:
@@ -98,7 +104,7 @@ class ExtractSummary:
     def _images(self) -> str:
         to_do = "to do" if self.dry_run else "new"
         parts = [f"{self.new:,} {to_do}", f"{self.reused:,} reused", f"{self.copies:,} copies"]
-        others = f"; {self.others:,} other files left alone" if self.others else ""
+        others = f"; {self.others:,} other files skipped" if self.others else ""
         return (
             f"{self.names:,} image files ({', '.join(self.features)}): {', '.join(parts)}, "
             f"{len(self.failed):,} failed{others}"
@@ -114,7 +120,7 @@ class ExtractSummary:
 
     def _end(self) -> str:
         if self.dry_run:
-            return f"nothing was done (dry run); the features would be in {self.cache}"
+            return f"dry run: nothing was done; the features would go to {self.cache}"
         device = f" on {self.device}" if self.device else ""
         return (
             f"{self.seconds:,.1f} s{device}, {self.rate:,.1f} images/s; the features are in "
@@ -123,6 +129,6 @@ class ExtractSummary:
 
 
 def _printable(name: str) -> str:
-    """A file's name for a terminal: control characters and broken UTF-8 escaped."""
+    """Return a file's name with control characters and broken UTF-8 escaped."""
     plain = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in plain)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mnerfeat.errors import ExtractionError
-from mnerfeat.extraction.looking import look_at
+from mnerfeat.extraction.decoding import decode_image
 from mnerfeat.extractors.clip import PIXELS, ClipPrepare, load_clip
 from mnerfeat.extractors.clip_source import CONFIG, ClipSource, find_clip
 
@@ -113,8 +113,8 @@ def _read(images: Sequence[Path], source: ClipSource) -> np.ndarray[Any, np.dtyp
     prepare = ClipPrepare(source.preprocessing)
     pixels, faults = [], []
     for path in images:
-        look = look_at(path, {_CLIP: prepare})
-        prepared = look.prepared.get(_CLIP, look.reason or "")
+        result = decode_image(path, {_CLIP: prepare})
+        prepared = result.prepared.get(_CLIP, result.reason or "")
         if isinstance(prepared, str):
             faults.append(f"{path}: {prepared}")
         else:

@@ -1,115 +1,83 @@
-"""Worker processes that look at images, and survive whatever images do to them.
+"""Decoder processes that survive whatever an image does to them.
 
-Each worker is a plain process with a pipe and a piece of shared memory: no fork of a process
-that has threads or a GPU, and no import of the caller's script. A worker answers its jobs in
-order, so when one dies, the image at fault is the first that it has not answered.
+Each decoder is a `ProcessPoolExecutor` with a single process, so a crash breaks that executor
+only. A decoder works on batches in order: when it dies or runs out of time, the first unanswered
+batch is at fault. Its images are then decoded one at a time, and an image that fails again is
+reported with the reason.
 """
 
-import contextlib
-import json
-import math
-import mmap
+import ctypes
+import multiprocessing
 import os
 import pickle
+import pickletools
 import signal
-import socket
-import subprocess
 import sys
-import tempfile
+import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from threading import Event
+from types import ModuleType
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mnerfeat.errors import ExtractionError
-from mnerfeat.extraction.looking import Look, look_at
-from mnerfeat.extractors.base import Prepare, Prepared
+from mnerfeat.extraction.decoding import DecodeJob, DecodeResult, decode_image
+from mnerfeat.extractors.base import Prepare
 
-SLOTS: Final = 3
-"""Images that a worker has at once: one in work, the others on their way."""
+BATCH_IMAGES: Final = 4
+"""Images per message between the run and a decoder."""
 
-SLOT_BYTES: Final = 8 << 20
-"""Shared memory of an image; arrays that do not fit go through the pipe."""
+BATCHES_PER_DECODER: Final = 2
+"""Batches a decoder has at once: one in work, one waiting."""
 
-ATTEMPTS: Final = 2
-"""Times an image is tried: when memory runs out, the worker that is killed may be innocent."""
-
-_YIELDING = 10  # a tenth of a core that is fought for; the lowest priority leaves a hundredth
-_POLL = 0.2  # seconds between looks at the clock and at the stop signal
-_START_SECONDS = 600  # importing from a busy network disk may take minutes
-_ALIGNMENT = 64
-_START = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from mnerfeat.extraction.workers import serve
-serve(*map(int, sys.argv[2:]))
-"""
+_NICENESS = 10  # gives way to models on the CPU; the lowest priority would starve decoding
+_POLL_SECONDS = 0.2  # how often the time limit and the stop request are checked
+_START_SECONDS = 600  # imports from a busy network disk may take minutes
+_PR_SET_PDEATHSIG = 1
+_NO_WORKERS_HINT = "--workers 0 does without worker processes"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """An image to look at.
-
-    Attributes:
-        path: Of the file.
-        extractors: By name, those that it is prepared for.
-    """
-
-    path: Path
-    extractors: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """An array in shared memory."""
-
-    offset: int
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def look_here(
-    jobs: Iterable[Job], prepares: Mapping[str, Prepare], stop: Event
-) -> Iterator[tuple[int, Look]]:
-    """Look at images in this process: for few of them, and where processes cannot be had.
+def decode_here(
+    jobs: Iterable[DecodeJob], prepares: Mapping[str, Prepare], stop: Event
+) -> Iterator[tuple[int, DecodeResult]]:
+    """Decode images in this process: for small runs, and where processes cannot be started.
 
     Args:
-        jobs: What to look at.
-        prepares: Of all extractors, by name.
-        stop: Ends it when set.
+        jobs: Images to decode.
+        prepares: Preparation steps by extractor.
+        stop: Ends the iteration when set.
 
     Yields:
-        As `WorkerPool.look`, in order.
+        The number of a job, from 0, and its result; in order.
     """
     for number, job in enumerate(jobs):
         if stop.is_set():
             return
-        yield number, look_at(job.path, {name: prepares[name] for name in job.extractors})
+        yield number, decode_image(job.path, {name: prepares[name] for name in job.extractors})
 
 
 def pickle_prepares(prepares: Mapping[str, Prepare]) -> bytes:
-    """What `WorkerPool` sends to its processes."""
+    """Serialise preparation steps for `DecoderPool`."""
     return pickle.dumps(dict(prepares), protocol=pickle.HIGHEST_PROTOCOL)
 
 
-class WorkerPool:
-    """Processes that look at images. Use it as a context manager.
+class DecoderPool:
+    """Processes that decode images. Use it as a context manager.
 
     Args:
-        prepares: Of all extractors, by name; they are pickled, unless they are already.
-        workers: How many processes.
-        timeout: Seconds after which an image counts as one that hangs its decoder.
-        yielding: Let everything else on the machine's cores go first. The threads of a model on
-            a CPU wait for each other at every product, so one that loses its core to a decoder
-            for a moment stops them all.
+        prepares: Preparation steps by extractor, pickled by `pickle_prepares` or not yet.
+        workers: Number of processes.
+        timeout: Seconds after which a decoder counts as hung.
+        yielding: Lower the decoders' priority. A model on a CPU waits for all of its threads at
+            every product, so a decoder that takes one core for a moment stops all of them.
     """
 
     def __init__(
@@ -122,14 +90,15 @@ class WorkerPool:
     ) -> None:
         self._prepares = prepares if isinstance(prepares, bytes) else pickle_prepares(prepares)
         self._timeout = timeout
-        self._workers: list[_Worker] = []
-        self._again: deque[_Task] = deque()
         self._count = workers
-        self._nice = _YIELDING if yielding else 0
+        self._niceness = _NICENESS if yielding else 0
+        self._decoders: list[_Decoder] = []
+        self._retries: deque[_Batch] = deque()
 
-    def __enter__(self) -> "WorkerPool":
+    def __enter__(self) -> "DecoderPool":
         try:
-            self._workers = [_Worker(self._prepares, self._nice) for _ in range(self._count)]
+            for _ in range(self._count):
+                self._decoders.append(self._start())
         except BaseException:
             self.close()
             raise
@@ -139,243 +108,256 @@ class WorkerPool:
         self.close()
 
     def close(self) -> None:
-        """End the processes, whatever they are doing."""
-        for worker in self._workers:
-            worker.close()
-        self._workers = []
+        """Kill the processes, even in the middle of an image."""
+        for decoder in self._decoders:
+            decoder.kill()
+        for decoder in self._decoders:
+            decoder.close()
+        self._decoders = []
 
-    def look(self, jobs: Iterable[Job], stop: Event) -> Iterator[tuple[int, Look]]:
-        """Look at images, as many at once as there are workers.
+    def decode(self, jobs: Iterable[DecodeJob], stop: Event) -> Iterator[tuple[int, DecodeResult]]:
+        """Decode images in all processes at once.
 
         Args:
-            jobs: Taken as workers become free, so memory stays bounded however many there are.
-            stop: Ends it when set.
+            jobs: Images to decode; taken as decoders become free, so memory stays bounded.
+            stop: Ends the iteration when set.
 
         Yields:
-            The number of a job, from 0, and what came of it; in the order they are done.
+            The number of a job, from 0, and its result; in the order they finish.
 
         Raises:
-            ExtractionError: Where workers cannot be started.
+            ExtractionError: If a process cannot start.
         """
         waiting = enumerate(jobs)
         while not stop.is_set():
-            self._hand_out(waiting)
-            busy = [worker for worker in self._workers if worker.tasks]
+            self._submit(waiting)
+            busy = [decoder for decoder in self._decoders if decoder.batches]
             if not busy:
                 return
-            answering = wait([worker.connection for worker in busy], timeout=_POLL)
-            for worker in busy:
-                if worker.connection in answering:
-                    yield from self._answer(worker)
-                elif not worker.ready:
-                    worker.check_start()
-                elif worker.waited() > self._timeout:
-                    reason = f"decoding took more than {self._timeout:g} seconds"
-                    yield from self._bury(worker, reason)
+            oldest = [decoder.batches[0].results for decoder in busy]
+            wait(oldest, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            for decoder in busy:
+                if decoder.batches[0].results.done():
+                    yield from self._collect(decoder)
+                elif decoder.ready and decoder.seconds_in_work > self._timeout:
+                    decoder.kill()
+                    limit = f"decoding took more than {self._timeout:g} seconds"
+                    yield from self._replace(decoder, limit)
+                else:
+                    decoder.check_start()
 
-    def _hand_out(self, waiting: Iterator[tuple[int, Job]]) -> None:
-        """Give tasks to the workers with the fewest, as long as there are both."""
-        while (worker := min(self._workers, key=lambda w: len(w.tasks))).free:
-            if self._again:
-                worker.give(self._again.popleft())
-            elif found := next(waiting, None):
-                worker.give(_Task(number=found[0], job=found[1]))
-            else:
-                return
-
-    def _answer(self, worker: "_Worker") -> Iterator[tuple[int, Look]]:
+    def _start(self) -> "_Decoder":
         try:
-            answer = worker.take()
-        except (EOFError, OSError):  # its end of the pipe is closed: it is dead
-            yield from self._bury(worker, worker.last_words())
+            return _Decoder(self._prepares, self._niceness)
+        except OSError as error:
+            raise ExtractionError(
+                f"no decoder process can be started: {error.strerror or error}",
+                hint=_NO_WORKERS_HINT,
+            ) from error
+
+    def _submit(self, waiting: Iterator[tuple[int, DecodeJob]]) -> None:
+        """Hand batches to the decoders with the fewest, until all have enough."""
+        while True:
+            decoder = min(self._decoders, key=lambda decoder: len(decoder.batches))
+            if len(decoder.batches) >= BATCHES_PER_DECODER:
+                return
+            if self._retries:
+                batch = self._retries.popleft()
+            else:
+                batch = _Batch(tuple(islice(waiting, BATCH_IMAGES)))
+                if not batch.jobs:
+                    return
+            decoder.submit(batch)
+
+    def _collect(self, decoder: "_Decoder") -> Iterator[tuple[int, DecodeResult]]:
+        batch = decoder.batches[0]
+        try:
+            decoder.check_start()
+            results = batch.results.result()
+        except BrokenProcessPool:
+            yield from self._replace(decoder, None)
         else:
-            if answer is not None:
-                yield answer
+            decoder.finish(batch)
+            yield from zip((number for number, _ in batch.jobs), results, strict=True)
 
-    def _bury(self, worker: "_Worker", reason: str) -> Iterator[tuple[int, Look]]:
-        """Replace a worker; give its images to others, save for one that has cost two workers."""
-        tasks = list(worker.tasks)
-        worker.close()
-        self._workers[self._workers.index(worker)] = _Worker(self._prepares, self._nice)
-        first = replace(tasks[0], attempts=tasks[0].attempts + 1)
-        self._again.extend(tasks[1:])
-        if first.attempts < ATTEMPTS:
-            self._again.append(first)
+    def _replace(
+        self, decoder: "_Decoder", reason: str | None
+    ) -> Iterator[tuple[int, DecodeResult]]:
+        """Start another decoder; retry the images of the broken one, the suspects singly."""
+        how = decoder.close()
+        reason = reason or f"the process that decoded it {how}"
+        suspect, *innocent = decoder.batches
+        self._decoders[self._decoders.index(decoder)] = self._start()
+        self._retries.extend(_Batch(batch.jobs, retry=batch.retry) for batch in innocent)
+        if suspect.retry:
+            for number, _ in suspect.jobs:
+                yield number, DecodeResult(id=None, reason=f"{reason}, 2 times")
         else:
-            yield first.number, Look(id=None, reason=f"{reason}, {ATTEMPTS} times")
+            self._retries.extend(_Batch((job,), retry=True) for job in suspect.jobs)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    number: int
-    job: Job
-    attempts: int = 0
+@dataclass
+class _Batch:
+    """Numbered images that a decoder gets together; a retry holds a single one."""
+
+    jobs: tuple[tuple[int, DecodeJob], ...]
+    retry: bool = False
+    results: "Future[Sequence[DecodeResult]]" = field(default_factory=Future)
 
 
-class _Worker:
-    """One process, seen from the run."""
+class _Decoder:
+    """One decoder process, as the run sees it."""
 
-    def __init__(self, prepares: bytes, nice: int) -> None:
-        self.tasks: deque[_Task] = deque()
+    def __init__(self, prepares: bytes, niceness: int) -> None:
+        self._context = _Context()
+        modules = ["mnerfeat.extraction.workers", *sorted(_modules_of(prepares))]
+        self._context.set_forkserver_preload(modules)
+        self._executor = ProcessPoolExecutor(
+            1, mp_context=self._context, initializer=_receive, initargs=(prepares,)
+        )
+        self.batches: deque[_Batch] = deque()
         self.ready = False
         self._since = time.monotonic()
-        self._memory_file = _shared_memory(SLOTS * SLOT_BYTES)
-        self._memory = mmap.mmap(self._memory_file, SLOTS * SLOT_BYTES)
-        self._free_slots = deque(range(SLOTS))
-        ours, theirs = socket.socketpair()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        path = json.dumps([str(entry) for entry in sys.path])
-        handles = (theirs.fileno(), self._memory_file)
-        self._process = subprocess.Popen(  # noqa: S603  (this very interpreter)
-            [sys.executable, "-P", "-c", _START, path, *map(str, (*handles, nice))],
-            stdin=subprocess.DEVNULL,
-            pass_fds=handles,
-            env=environment,
-        )
-        theirs.close()
-        self.connection = Connection(ours.detach())
-        with contextlib.suppress(ConnectionError):  # told when the first answer is waited for
-            self.connection.send_bytes(prepares)
+        self._started = self._executor.submit(_start, niceness)
+        self._started.add_done_callback(self._begin)
+
+    def _begin(self, _: object) -> None:
+        self._since = time.monotonic()
+        self.ready = True
 
     @property
-    def free(self) -> bool:
-        return bool(self._free_slots)
-
-    def give(self, task: _Task) -> None:
-        if not self.tasks:
-            self._since = time.monotonic()
-        slot = self._free_slots.popleft()
-        self.tasks.append(task)
-        with contextlib.suppress(ConnectionError):  # it is dead, which `take` will see
-            self.connection.send((slot, task.job))
-
-    def take(self) -> tuple[int, Look] | None:
-        """What it has sent: the answer to its oldest task, or None where it has just started."""
-        answer = self.connection.recv()
-        if isinstance(answer, str):
-            if answer:
-                raise ExtractionError(f"a worker process cannot start: {answer}")
-            self.ready = True
-            self._since = time.monotonic()
-            return None
-        slot, look = answer
-        task = self.tasks.popleft()
-        self._free_slots.append(slot)
-        self._since = time.monotonic()
-        prepared = {
-            name: arrays if isinstance(arrays, str) else self._fetch(arrays)
-            for name, arrays in look.prepared.items()
-        }
-        return task.number, replace(look, prepared=prepared)
-
-    def _fetch(self, arrays: Mapping[str, NDArray[Any] | _Stored]) -> Prepared:
-        return {
-            name: _load(self._memory, array).copy() if isinstance(array, _Stored) else array
-            for name, array in arrays.items()
-        }
-
-    def waited(self) -> float:
-        """Seconds since it began its oldest task."""
+    def seconds_in_work(self) -> float:
+        """Seconds since the oldest batch was begun, or since the start of a process not ready."""
         return time.monotonic() - self._since
 
-    def check_start(self) -> None:
-        """Make sure that it does not take forever to begin.
-
-        Raises:
-            ExtractionError: Where it does.
-        """
-        if self.waited() > _START_SECONDS:
-            raise ExtractionError(
-                f"a worker process has not begun within {_START_SECONDS} seconds",
-                hint="--workers 0 does without worker processes",
-            )
-
-    def last_words(self) -> str:
-        """Why the process ended.
-
-        Raises:
-            ExtractionError: Where it never began to work: then no image is at fault.
-        """
-        code = self._process.wait()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-        if not self.ready:
-            raise ExtractionError(
-                f"a worker process {how} before it could look at an image",
-                hint="--workers 0 does without worker processes",
-            )
-        return f"the process that decoded it {how}"
-
-    def close(self) -> None:
-        self.connection.close()
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._memory.close()
-        os.close(self._memory_file)
-
-
-def _shared_memory(size: int) -> int:
-    """A descriptor of memory that can be mapped in several processes."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("mnerfeat", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
-    return descriptor
-
-
-def _load(memory: mmap.mmap, array: _Stored) -> NDArray[Any]:
-    count = math.prod(array.shape)  # numpy's takes ten times as long, for every image
-    return np.frombuffer(memory, array.dtype, count, array.offset).reshape(array.shape)
-
-
-def serve(connection_handle: int, memory_handle: int, nice: int) -> None:
-    """What a worker process does until its pipe is closed.
-
-    Args:
-        connection_handle: Descriptor of its end of the pipe.
-        memory_handle: Descriptor of the shared memory.
-        nice: By how much to lower the process's priority once it has begun.
-    """
-    # Ctrl-C reaches the whole group; the run decides, and closes the pipe when it ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    warnings.simplefilter("ignore")
-    connection = Connection(connection_handle)
-    memory = mmap.mmap(memory_handle, SLOTS * SLOT_BYTES)
-    with contextlib.suppress(EOFError, ConnectionError):
+    def submit(self, batch: _Batch) -> None:
+        if not self.batches and self.ready:
+            self._since = time.monotonic()
+        self.batches.append(batch)
         try:
-            prepares: Mapping[str, Prepare] = pickle.loads(connection.recv_bytes())  # noqa: S301
-            if "torch" in sys.modules:
-                sys.modules["torch"].set_num_threads(1)
-        except (ImportError, AttributeError, RuntimeError) as error:
-            connection.send(f"{type(error).__name__}: {error}")
+            batch.results = self._executor.submit(_decode, [job for _, job in batch.jobs])
+        except BrokenProcessPool as error:  # it died while idle
+            batch.results.set_exception(error)
+
+    def finish(self, batch: _Batch) -> None:
+        self.batches.remove(batch)
+        self._since = time.monotonic()
+
+    def check_start(self) -> None:
+        """Make sure that the process has started, or still may.
+
+        Raises:
+            ExtractionError: If it could not, in which case no image is at fault.
+        """
+        if not self.ready:
+            why = f"has not started within {_START_SECONDS} seconds"
+            if self.seconds_in_work < _START_SECONDS:
+                return
+        elif error := self._started.exception():
+            why = f"cannot start: {type(error).__name__}: {error}"
+            if isinstance(error, BrokenProcessPool):
+                why = f"{self.close()} before it could decode an image"
+        else:
             return
-        # Not before: on a busy machine it would take minutes to begin.
-        os.nice(nice)
-        connection.send("")
-        while True:
-            slot, job = connection.recv()
-            look = look_at(job.path, {name: prepares[name] for name in job.extractors})
-            connection.send((slot, _store(memory, slot, look)))
+        raise ExtractionError(f"a decoder process {why}", hint=_NO_WORKERS_HINT)
+
+    def kill(self) -> None:
+        """End the process at once; `close` then says so."""
+        if self._context.process is not None:
+            self._context.process.kill()
+
+    def close(self) -> str:
+        """Clean up after a process that was killed or died, and say how it ended."""
+        self._executor.shutdown(cancel_futures=True)
+        code = self._context.process.exitcode if self._context.process else None
+        if code is not None and code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with {code}"
 
 
-def _store(memory: mmap.mmap, slot: int, look: Look) -> Look:
-    """A look with its arrays in shared memory, as far as they fit."""
-    position, end = slot * SLOT_BYTES, (slot + 1) * SLOT_BYTES
+class _Context(ForkServerContext):
+    """Starts one process without running the caller's script in it, and keeps hold of it.
 
-    def store(array: NDArray[Any]) -> NDArray[Any] | _Stored:
-        nonlocal position
-        if position + array.nbytes > end:
-            return array
-        stored = _Stored(position, array.shape, array.dtype.str)
-        _load(memory, stored)[...] = array
-        position += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
-        return stored
+    Processes are forked from a server that has imported what decoding needs, torch included if a
+    model's image processor is built on it; so that is paid for once, not by every decoder.
+    """
 
-    prepared: dict[str, Any] = {
-        name: arrays if isinstance(arrays, str) else {key: store(a) for key, a in arrays.items()}
-        for name, arrays in look.prepared.items()
-    }
-    return replace(look, prepared=prepared)
+    process: ForkServerProcess | None = None
+
+    def Process(self, *args: Any, **kwargs: Any) -> ForkServerProcess:  # type: ignore[override]  # noqa: N802
+        self.process = _Process(*args, **kwargs)
+        return self.process
+
+
+class _Process(ForkServerProcess):
+    _starting = threading.Lock()
+
+    def start(self) -> None:
+        # `multiprocessing` imports the caller's script in every process, which runs it a second
+        # time if it has no `if __name__ == "__main__"`. Nothing in it is needed here.
+        with self._starting:
+            main = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            # Ctrl-C reaches the whole process group, but what to do about it is the run's to
+            # decide: the server and the decoders inherit the mask.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                super().start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+                sys.modules["__main__"] = main
+
+
+def _modules_of(pickled: bytes) -> set[str]:
+    """Names of modules that a pickle refers to."""
+    strings = {arg for _, arg, _ in pickletools.genops(pickled) if isinstance(arg, str)}
+    return strings & sys.modules.keys()
+
+
+# What runs in a decoder process.
+
+_received: bytes = b""
+_prepares: Mapping[str, Prepare] = {}
+
+
+def _receive(prepares: bytes) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the run decides what to do about them
+    _die_with_the_run()
+    global _received  # noqa: PLW0603
+    _received = prepares
+
+
+def _die_with_the_run() -> None:
+    """End this process with the run, even after a SIGKILL and in the middle of an image."""
+    if sys.platform == "linux":
+        # Decoders hold the server's sign of life open; without it the server ends with the run,
+        # and the kernel ends the decoders with the server.
+        alive = getattr(forkserver._forkserver, "_forkserver_alive_fd", None)
+        if alive is not None:
+            os.close(alive)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _start(niceness: int) -> None:
+    """Load the preparation steps; an error here is no image's fault."""
+    warnings.simplefilter("ignore")
+    global _prepares  # noqa: PLW0603
+    _prepares = pickle.loads(_received)  # noqa: S301
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    os.nice(niceness)
+
+
+def _decode(jobs: Sequence[DecodeJob]) -> list[DecodeResult]:
+    return [
+        decode_image(job.path, {name: _prepares[name] for name in job.extractors}) for job in jobs
+    ]

@@ -93,7 +93,7 @@ def _extract(tagger: Tagger, posts: Sequence[Post], config: ExtractConfig) -> No
     pairs = {"clip_text", REWARD} & features  # of texts and images: new where a text is
     if not features or not with_images or not (names or pairs):
         return
-    from mnerfeat.extraction.run import extract  # noqa: PLC0415 - needs an extra
+    from mnerfeat.extraction.extract import extract  # noqa: PLC0415 - needs an extra
 
     if REWARD in extractors:
         extractors.add("clip")  # which rewards are made of

@@ -9,7 +9,7 @@ import torch
 
 from mnerfeat.datasets import Post, read_folder
 from mnerfeat.extraction.config import ExtractConfig
-from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.extract import extract
 from mnerfeat.preference import RankConfig, SavedDiscriminator
 from mnerfeat.toy import World, make_world
 from mnerfeat.training.ranking import RankPlan, train_ranker

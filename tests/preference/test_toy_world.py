@@ -20,7 +20,7 @@ from mnerfeat.errors import (
     RunError,
     StorageError,
 )
-from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.extract import extract
 from mnerfeat.extractors import rewards as rewards_module
 from mnerfeat.extractors.clip import ClipExtractor
 from mnerfeat.extractors.rewards import extract_rewards

@@ -22,11 +22,11 @@ from ray.cluster_utils import Cluster
 
 from mnerfeat.cache import FeatureCache
 from mnerfeat.errors import MnerfeatError
-from mnerfeat.extraction import recording
+from mnerfeat.extraction import recorder
 from mnerfeat.extraction.config import ExtractConfig
-from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.extract import extract
 from mnerfeat.extraction.summary import ExtractSummary
-from tests.extractors import fakes
+from tests.extraction import fakes
 from tests.extractors.pictures import encoded, picture
 
 IMAGES = 60
@@ -59,7 +59,7 @@ def config(folder: Path, name: str, **options: Any) -> ExtractConfig:
 def extract_with_fakes(
     settings: ExtractConfig, *, delay: float = 0.01, names: Iterable[str] = fakes.FEATURES
 ) -> ExtractSummary:
-    recording.PART_ROWS = 8  # type: ignore[misc]
+    recorder.PART_ROWS = 8  # type: ignore[misc]
     made = [fakes.make(name, "model", delay) for name in names]
     return extract(settings, texts=TEXTS, extractors=made)
 
@@ -132,7 +132,7 @@ class Runs:
         """The process that runs the command is killed, and the command is run again."""
         (self.images / "killer.png").unlink()
         extract_with_fakes(self.config("local", engine="local", workers=1))
-        program = [sys.executable, "-m", "tests.extractors.ray_cluster", str(self.folder), "driver"]
+        program = [sys.executable, "-m", "tests.extraction.ray_cluster", str(self.folder), "driver"]
         driver = subprocess.Popen([*program, self.cluster.address])
         seen = self.meanwhile("killed", driver.kill)
         code = driver.wait()
@@ -159,7 +159,7 @@ class Runs:
         """With the models inside the package; a node joins, and one that is used is killed."""
         (self.images / "killer.png").unlink()
         options: dict[str, Any] = {"preset": "tiny", "features": ("vit", "clip", "quality")}
-        recording.PART_ROWS = 16  # type: ignore[misc]
+        recorder.PART_ROWS = 16  # type: ignore[misc]
         extract(self.config("local", engine="local", workers=0, **options), texts=TEXTS)
 
         def change() -> None:

@@ -116,7 +116,8 @@ class TestDevices:
 def summary(**changes: Any) -> ExtractSummary:
     given: dict[str, Any] = {
         "cache": Path("features.h5"), "features": ("vit", "clip"), "device": "cpu",
-        "names": 1200, "new": 1000, "reused": 100, "copies": 50, "failed": (), "others": 0,
+        "ids": {str(i): b"" for i in range(1200)}, "new": 1000, "reused": 100, "copies": 50,
+        "failed": (), "others": 0,
         "closed": (), "texts": 0, "new_texts": 0, "cut_texts": 0, "context_length": 77,
         "seconds": 10.0, "dry_run": False,
     }  # fmt: skip
@@ -140,6 +141,6 @@ class TestSummary:
         assert "\x1b" not in text
         assert r"a\n\x1b[31m\udcff.jpg: an empty file" in text
         assert "… and 21 more" in text
-        assert "2 other files left alone" in text
+        assert "2 other files skipped" in text
         assert "folder c could not be entered: permission denied" in text
         text.encode()

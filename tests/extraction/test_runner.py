@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnerfeat.errors import ExtractionError
-from mnerfeat.extraction.batching import Batcher
-from mnerfeat.extraction.lane import DeviceLane
+from mnerfeat.extraction.runner import Batcher, DeviceRunner
 from mnerfeat.extractors import device
 from mnerfeat.extractors.base import Prepared
 from mnerfeat.extractors.device import Compute
@@ -57,9 +56,9 @@ class Echo:
         return {"echo": np.array([image["number"] for image in batch], np.float32)}
 
 
-def lane(
+def device_runner(
     extractor: Echo, *, kind: str = "cpu", size: int | None = None, memory: int | None = None
-) -> DeviceLane:
+) -> DeviceRunner:
     class Pretended(Compute):
         def claim_thread(self) -> None: ...
         def settle(self) -> None: ...
@@ -67,10 +66,10 @@ def lane(
 
     pretended: Any = SimpleNamespace(type=kind)
     compute = Pretended(device=pretended, half=True, memory=memory)
-    return DeviceLane({"echo": extractor}, compute, size=size)  # type: ignore[dict-item]
+    return DeviceRunner({"echo": extractor}, compute, batch_size=size)  # type: ignore[dict-item]
 
 
-def run(lanes: Sequence[DeviceLane], stop: threading.Event | None = None) -> list[int]:
+def run(runners: Sequence[DeviceRunner], stop: threading.Event | None = None) -> list[int]:
     """The numbers that came back, in the order they came."""
     back: list[int] = []
 
@@ -80,14 +79,14 @@ def run(lanes: Sequence[DeviceLane], stop: threading.Event | None = None) -> lis
         assert [int.from_bytes(id_, "big") for id_ in ids] == numbers  # each under its own name
         back.extend(numbers)
 
-    batcher = Batcher(lanes, ["echo"], stop=stop or threading.Event(), done=done)
+    batcher = Batcher(runners, ["echo"], stop=stop or threading.Event(), done=done)
     try:
         for i in range(IMAGES):
             batcher.add("echo", i.to_bytes(4, "big"), {"number": np.array(i)})
             batcher.collect()
         batcher.finish()
     finally:
-        for each in lanes:
+        for each in runners:
             each.close()
     return back
 
@@ -103,24 +102,24 @@ def run(lanes: Sequence[DeviceLane], stop: threading.Event | None = None) -> lis
 )
 def test_memory_that_runs_out_loses_and_repeats_no_row(kind: str, memory: tuple[int, ...]) -> None:
     extractor = Echo(memory)
-    assert sorted(run([lane(extractor, kind=kind)])) == list(range(IMAGES))
+    assert sorted(run([device_runner(extractor, kind=kind)])) == list(range(IMAGES))
     assert extractor.sizes[-1] <= memory[-1]
 
 
 def test_what_fits_is_found_once_and_kept(caplog: pytest.LogCaptureFixture) -> None:
     extractor = Echo((5,))
     with caplog.at_level(logging.WARNING):
-        run([lane(extractor)])
+        run([device_runner(extractor)])
     assert extractor.sizes[:3] == [16, 8, 4]
     assert set(extractor.sizes[3:]) == {4}
     assert [record.getMessage() for record in caplog.records] == [
-        "echo: out of memory, going on with 8 at once",
-        "echo: out of memory, going on with 4 at once",
+        "echo: out of memory, continuing with batch size 8",
+        "echo: out of memory, continuing with batch size 4",
     ]
 
 
 def test_batches_become_as_small_as_what_fits() -> None:
-    only = lane(Echo((5,)), size=64)
+    only = device_runner(Echo((5,)), size=64)
     assert only.images_at_once("echo") == 64
     run([only])
     assert only.images_at_once("echo") == 4
@@ -128,7 +127,7 @@ def test_batches_become_as_small_as_what_fits() -> None:
 
 def test_a_single_image_that_does_not_fit_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ExtractionError, match="not enough memory for echo") as failed:
-        run([lane(Echo((0,)))])
+        run([device_runner(Echo((0,)))])
     assert "--device" in str(failed.value)
 
 
@@ -139,7 +138,7 @@ def test_an_image_that_fits_alone_waits_for_the_other_threads_batch() -> None:
             return super().extract(batch, size)
 
     extractor = Large(delay=0.005)
-    assert sorted(run([lane(extractor, kind="cuda", size=2)])) == list(range(IMAGES))
+    assert sorted(run([device_runner(extractor, kind="cuda", size=2)])) == list(range(IMAGES))
     assert extractor.most_running == 2  # it was tried side by side, too
 
 
@@ -149,25 +148,29 @@ def test_other_errors_are_no_lack_of_memory() -> None:
             raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        run([lane(Wrong())])
+        run([device_runner(Wrong())])
 
 
 def test_a_gpu_is_given_the_next_batch_before_the_last_one_is_done() -> None:
     extractor = Echo(delay=0.02)
-    assert sorted(run([lane(extractor, kind="cuda")])) == list(range(IMAGES))
+    assert sorted(run([device_runner(extractor, kind="cuda")])) == list(range(IMAGES))
     assert extractor.most_running == 2
     assert extractor.loads == 1
 
 
 def test_several_devices_share_the_batches() -> None:
     extractors = [Echo(delay=0.01) for _ in range(3)]
-    assert sorted(run([lane(extractor) for extractor in extractors])) == list(range(IMAGES))
+    assert sorted(run([device_runner(extractor) for extractor in extractors])) == list(
+        range(IMAGES)
+    )
     assert all(len(extractor.sizes) >= 1 for extractor in extractors)
 
 
 def test_a_slow_device_is_given_less() -> None:
     fast, slow = Echo(), Echo(delay=0.2)
-    assert sorted(run([lane(fast, size=2), lane(slow, size=2)])) == list(range(IMAGES))
+    assert sorted(run([device_runner(fast, size=2), device_runner(slow, size=2)])) == list(
+        range(IMAGES)
+    )
     assert len(fast.sizes) > 2 * len(slow.sizes)
 
 
@@ -177,15 +180,15 @@ def test_batches_that_wait_are_few_however_many_images_there_are() -> None:
     class Counting(Batcher):
         def _start(self, name: str) -> None:
             super()._start(name)
-            started.append(len(self._queue))
+            started.append(len(self._in_flight))
 
-    only = lane(Echo(delay=0.002), size=2)
+    only = device_runner(Echo(delay=0.002), size=2)
     batcher = Counting([only], ["echo"], stop=threading.Event(), done=lambda *_: None)
     for i in range(IMAGES):
         batcher.add("echo", bytes([i]), {"number": np.array(i)})
     batcher.finish()
     only.close()
-    assert max(started) <= only.depth
+    assert max(started) <= only.capacity
 
 
 def test_when_stopped_what_is_done_is_handed_over_and_nothing_is_waited_for() -> None:
@@ -198,7 +201,7 @@ def test_when_stopped_what_is_done_is_handed_over_and_nothing_is_waited_for() ->
             return super().extract(batch, size)
 
     extractor = Stopping(delay=0.01)
-    back = run([lane(extractor, size=4)], stop)
+    back = run([device_runner(extractor, size=4)], stop)
     assert len(back) == len(set(back)) < IMAGES
     assert len(back) >= 8
 
@@ -238,10 +241,10 @@ def test_what_was_measured_fits_into_every_gpu(gib: float, half: bool) -> None:
 
 def test_a_device_begins_with_what_fits_its_memory_unless_told_otherwise() -> None:
     small = 5 << 30
-    assert lane(Echo(), memory=small).images_at_once("echo") == 4
-    assert lane(Echo(), memory=small, size=16).images_at_once("echo") == 16
+    assert device_runner(Echo(), memory=small).images_at_once("echo") == 4
+    assert device_runner(Echo(), memory=small, size=16).images_at_once("echo") == 16
     extractor = Echo((2,))  # less is free than the card has
-    assert sorted(run([lane(extractor, memory=small)])) == list(range(IMAGES))
+    assert sorted(run([device_runner(extractor, memory=small)])) == list(range(IMAGES))
     assert extractor.sizes[:2] == [4, 2]
 
 

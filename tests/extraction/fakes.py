@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 from mnerfeat.cache import Provenance
-from mnerfeat.extraction import engine, lane, recording
+from mnerfeat.extraction import local, recorder, runner
 from mnerfeat.extraction.config import ExtractConfig
-from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.extract import extract
 from mnerfeat.extractors import registry
 from mnerfeat.extractors.base import ExtractorOptions, FeatureSpec, Prepared, UnreadableImageError
 from mnerfeat.extractors.device import Compute
@@ -124,13 +124,13 @@ def install(*, delay: float = 0.0, part_rows: int = 4) -> dict[str, FakeExtracto
 
     for name in FEATURES:
         registry.EXTRACTORS[name] = replace(registry.EXTRACTORS[name], make=maker(name))
-    recording.PART_ROWS = part_rows  # type: ignore[misc]
+    recorder.PART_ROWS = part_rows  # type: ignore[misc]
     device = SimpleNamespace(type="cpu")
-    engine.choose_computes = lambda names, _: [  # type: ignore[assignment]
+    local.choose_computes = lambda names, _: [  # type: ignore[assignment]
         Compute(device=device, half=False)  # type: ignore[arg-type]
         for _ in names.split(",")
     ]
-    lane.is_out_of_memory = lambda error: isinstance(error, MemoryError)
+    runner.is_out_of_memory = lambda error: isinstance(error, MemoryError)
     return made
 
 

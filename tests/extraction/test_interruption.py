@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Where the tests run in the background of a shell, Ctrl-C is ignored by all that they start.
 START = """
 import signal
-from tests.extractors import fakes
+from tests.extraction import fakes
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 fakes.main()
@@ -135,15 +135,16 @@ def test_two_at_once_end_in_the_same_cache(folder: Path, whole: Any, tmp_path: P
     assert leftovers(tmp_path) == ["features.h5"]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("hit", ["a part", "the pack"])
 def test_a_full_disk_is_an_error_and_what_was_finished_stays(
-    folder: Path, whole: Any, tmp_path: Path, hit: str
+    folder: Path, whole: Any, tmp_path: Path, hit: str, workers: int
 ) -> None:
     """A limit on the size of files stands for the disk."""
     cache = tmp_path / "features.h5"
     finish(folder, tmp_path / "other.h5", TEXTS, "workers=0")
     limit = 3_000 if hit == "a part" else (tmp_path / "other.h5").stat().st_size - 1_000
-    process = start(folder, cache, TEXTS, "workers=0", f"file_limit={limit}")
+    process = start(folder, cache, TEXTS, f"workers={workers}", f"file_limit={limit}")
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "StorageError" in err

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnerfeat.cache import FAILED, OK, FeatureCache, content_id
-from mnerfeat.errors import ConfigError, ProvenanceError
-from mnerfeat.extraction import engine, lane, recording
+from mnerfeat.cache import FAILED, OK, FeatureCache, content_id, unreadable_id
+from mnerfeat.errors import ConfigError, DataError, ProvenanceError, StorageError
+from mnerfeat.extraction import local, recorder, runner
 from mnerfeat.extraction.config import ExtractConfig
-from mnerfeat.extraction.run import extract
+from mnerfeat.extraction.extract import extract
 from mnerfeat.extraction.summary import ExtractSummary
 from mnerfeat.extractors import registry
 from mnerfeat.extractors.base import ExtractorOptions
-from tests.extractors import fakes
+from tests.extraction import fakes
 from tests.extractors.pictures import BAD, GOOD, encoded, picture
 
 Run = Callable[..., ExtractSummary]
@@ -31,9 +31,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, fakes.FakeExtractor]:
     monkeypatch.setattr(registry, "EXTRACTORS", registry.EXTRACTORS)
     for name in ("vit", "clip", "quality"):
         monkeypatch.setitem(registry.EXTRACTORS, name, registry.EXTRACTORS[name])
-    monkeypatch.setattr(recording, "PART_ROWS", recording.PART_ROWS)
-    monkeypatch.setattr(engine, "choose_computes", engine.choose_computes)
-    monkeypatch.setattr(lane, "is_out_of_memory", lane.is_out_of_memory)
+    monkeypatch.setattr(recorder, "PART_ROWS", recorder.PART_ROWS)
+    monkeypatch.setattr(local, "choose_computes", local.choose_computes)
+    monkeypatch.setattr(runner, "is_out_of_memory", runner.is_out_of_memory)
     return fakes.install()
 
 
@@ -48,9 +48,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, folder: Path, made: object) -> Run:
-    def do(*, texts: Any = (), names: Any = None, **options: Any) -> ExtractSummary:
+    def do(
+        *, texts: Any = (), names: Any = None, known: Any = None, **options: Any
+    ) -> ExtractSummary:
         given: dict[str, Any] = {"images": folder, "cache": tmp_path / "features.h5", "workers": 0}
-        return extract(ExtractConfig(**(given | options)), texts=texts, names=names)
+        return extract(ExtractConfig(**(given | options)), texts=texts, names=names, known=known)
 
     return do
 
@@ -246,13 +248,13 @@ class TestBadImages:
     def test_a_file_that_changes_meanwhile_is_left_to_the_next_run(
         self, run: Run, folder: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = engine.look_here
+        real = local.decode_here
 
         def meddle(*arguments: Any) -> Any:
             (folder / "3.png").write_bytes(encoded(picture(60, 60, seed=5)))
             return real(*arguments)
 
-        monkeypatch.setattr(engine, "look_here", meddle)
+        monkeypatch.setattr(local, "decode_here", meddle)
         summary = run()
         assert [name for name, _ in summary.failed] == ["3.png"]
         assert "changed" in summary.failed[0][1]
@@ -264,6 +266,62 @@ def test_names_may_be_given(run: Run, cache: Cache) -> None:
     assert counts(summary) == (2, 0, 0, 1)
     assert summary.failed == (("gone.png", "no such file"),)
     assert cache()["vit_cls"].state[cache().rows(["gone.png"])[0]] == FAILED
+
+
+def test_the_summary_identifies_every_file(run: Run, folder: Path) -> None:
+    shutil.copy(folder / "3.png", folder / "again.png")
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    ids = run().ids
+    assert set(ids) == {path.name for path in folder.iterdir()}
+    assert ids["3.png"] == ids["again.png"] == content_id((folder / "3.png").read_bytes())
+    assert ids["loop.jpg"] == unreadable_id("loop.jpg")
+
+
+class TestKnownElsewhere:
+    """Images and texts of another cache, which is only read."""
+
+    def test_they_are_not_extracted_again(
+        self, run: Run, folder: Path, tmp_path: Path, made: dict[str, fakes.FakeExtractor]
+    ) -> None:
+        run(texts=["a"])
+        before = (tmp_path / "features.h5").read_bytes()
+        (folder / "new.png").write_bytes(encoded(picture(33, 33, seed=99)))
+        known = FeatureCache(tmp_path / "features.h5")
+        summary = run(texts=["a", "b"], cache=tmp_path / "new.h5", known=known)
+        assert counts(summary) == (1, 10, 0, 0)
+        assert (summary.texts, summary.new_texts) == (2, 1)
+        assert len(summary.ids) == 11
+        new = FeatureCache(tmp_path / "new.h5")
+        assert (len(new.images), len(new.texts)) == (1, 1)
+        assert (tmp_path / "features.h5").read_bytes() == before
+
+    def test_nothing_is_written_if_all_are_known(self, run: Run, tmp_path: Path) -> None:
+        run()
+        known = FeatureCache(tmp_path / "features.h5")
+        assert counts(run(cache=tmp_path / "new.h5", known=known)) == (0, 10, 0, 0)
+        assert not list(tmp_path.glob("new*"))
+
+    def test_features_of_another_model_are_not_known(self, run: Run, tmp_path: Path) -> None:
+        run(vit="one")
+        known = FeatureCache(tmp_path / "features.h5")
+        summary = run(cache=tmp_path / "new.h5", vit="other", known=known)
+        assert summary.new == 10
+        assert FeatureCache(tmp_path / "new.h5").features == ["vit_cls"]
+
+
+def test_nothing_to_do_writes_nothing_not_even_a_lock(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    before = sorted(tmp_path.iterdir())
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise StorageError("a read-only folder")
+
+    monkeypatch.setattr("mnerfeat.extraction.extract.pack", refuse)
+    monkeypatch.setattr("mnerfeat.cache.CacheWriter.put", refuse)
+    assert counts(run()) == (0, 10, 0, 0)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 class TestTexts:
@@ -296,8 +354,8 @@ class TestOtherModels:
         with pytest.raises(ProvenanceError) as refused:
             run(vit="other one")
         message = str(refused.value)
-        assert "vit_cls: model: one, not other one" in message
-        assert "vit_cls: preprocessing.size: 3, not 9" in message
+        assert "vit_cls: model: one in the cache, other one requested" in message
+        assert "vit_cls: preprocessing.size: 3 in the cache, 9 requested" in message
         assert "--features vit --replace" in message
         assert cache().digest() == before
 
@@ -374,8 +432,11 @@ def test_a_folder_without_images_is_an_error(
     empty = tmp_path / "empty"
     empty.mkdir()
     make(empty)
-    with pytest.raises(ConfigError, match="no image in"):
-        run(images=empty)
+    for texts in ((), ("a text",)):
+        with pytest.raises(DataError, match="no image in") as refused:
+            run(images=empty, texts=texts)
+        assert "mnerfeat extract --images DIR" in str(refused.value)
+    assert not list(tmp_path.glob("features*"))
     with pytest.raises(ConfigError, match="does not exist"):
         run(images=tmp_path / "nowhere")
 
@@ -400,11 +461,11 @@ def test_progress_goes_to_standard_error(run: Run, capsys: pytest.CaptureFixture
 def test_many_parts_are_packed_in_between(
     run: Run, cache: Cache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(recording, "PART_ROWS", 1)
-    monkeypatch.setattr(recording, "PACK_PARTS", 2)
+    monkeypatch.setattr(recorder, "PART_ROWS", 1)
+    monkeypatch.setattr(recorder, "PACK_PARTS", 2)
     packs = []
-    real = recording.pack
-    monkeypatch.setattr(recording, "pack", lambda path: (packs.append(path), real(path)))
+    real = recorder.pack
+    monkeypatch.setattr(recorder, "pack", lambda path: (packs.append(path), real(path)))
     run()
     assert len(packs) in {1, 2, 3}  # after 2, 4, 8 … parts, of about 10
     assert cache()["vit_cls"].complete

@@ -1,4 +1,4 @@
-"""Stopping a run when asked to, at a moment where nothing is lost."""
+"""Stopping a run on Ctrl-C or SIGTERM without losing finished work."""
 
 import contextlib
 import logging
@@ -13,12 +13,12 @@ logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stop:
-    """Whether, and by which signal, a run was asked to stop.
+class StopRequest:
+    """Tells whether, and by which signal, a run was asked to stop.
 
     Attributes:
-        event: Set when it was.
-        signal: Which one it was, or None.
+        event: Set once the run was asked to stop.
+        signal: Number of the signal; None if none arrived.
     """
 
     def __init__(self) -> None:
@@ -26,16 +26,16 @@ class Stop:
         self.signal: int | None = None
 
     def announce(self) -> None:
-        """Say so, where the run was asked to stop; a signal's handler itself must not log."""
+        """Log the request, if there is one; a signal handler itself must not log."""
         if self.event.is_set():
-            logger.warning("stopping after what is being worked on; once more ends it at once")
+            logger.warning("stopping after the batches in flight; repeat to stop at once")
 
     def leave(self) -> NoReturn:
-        """End as a program ends that was stopped by the signal: exit code 130 or 143.
+        """End the program as the signal would have: with exit code 130 or 143.
 
         Raises:
             KeyboardInterrupt: After SIGINT.
-            SystemExit: With 128 + the signal's number, after another one.
+            SystemExit: With 128 + the signal's number, after another signal.
         """
         if self.signal in {None, signal.SIGINT}:
             raise KeyboardInterrupt
@@ -43,12 +43,12 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[Stop]:
-    """Turn the first Ctrl-C or SIGTERM into a request; a second one acts as it always does.
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request; a second one acts as usual.
 
-    Outside of the main thread, where signals do not arrive, nothing is changed.
+    Changes nothing outside of the main thread, where signals do not arrive.
     """
-    stop = Stop()
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -58,14 +58,14 @@ def stopping() -> Iterator[Stop]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         stop.signal = number
         stop.event.set()
         restore()
 
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(number, ask)
+            signal.signal(number, request)
     try:
         yield stop
     finally:
