@@ -235,9 +235,16 @@ class Tagger(nn.Module):
         table = VisionTable.without_images(len(posts)) if table is None else table
         if len(table) != len(posts):
             raise DataError(f"{len(posts)} posts came with the images of {len(table)}")
-        texts = self.encoder.tokenizer([post.words for post in posts])
-        order = sorted(range(len(posts)), key=lambda index: -_length(texts[index]))
-        found: dict[int, Tagged] = {}
+        # A post of images alone has no words to tag.
+        found = {
+            index: Tagged(tags=(), images=(None,) * len(post.images))
+            for index, post in enumerate(posts)
+            if not post.words
+        }
+        with_words = [index for index in range(len(posts)) if index not in found]
+        pieces_of = self.encoder.tokenizer([posts[index].words for index in with_words])
+        texts = dict(zip(with_words, pieces_of, strict=True))
+        order = sorted(with_words, key=lambda index: -_length(texts[index]))
         was_training = self.training
         self.eval()
         try:

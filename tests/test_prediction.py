@@ -8,7 +8,13 @@ from mnerfeat.datasets import TagSet, read_posts
 from mnerfeat.datasets.tags import Entity
 from mnerfeat.errors import DataError, StorageError
 from mnerfeat.heads.iqcr import IqcrConfig
-from mnerfeat.prediction import Prediction, predict, read_predictions, write_predictions
+from mnerfeat.prediction import (
+    Prediction,
+    evaluate_predictions,
+    predict,
+    read_predictions,
+    write_predictions,
+)
 from mnerfeat.tagger import Tagger
 
 from .tiny import encoder, encoder_folder, posts, table
@@ -97,3 +103,36 @@ def test_image_values_that_do_not_fit_the_images_are_refused(tmp_path, values):
     with pytest.raises(DataError, match="image_values") as caught:
         read_predictions(path)
     assert caught.value.faults[0].startswith("7:")
+
+
+def test_a_post_without_words_is_predicted_beside_others(tagger):
+    some = posts(5, 3, clue=True)
+    bare = dataclasses.replace(some[2], words=(), tags=None)
+    found = predict(tagger, [*some[:2], bare, *some[3:]])
+    assert found[2].tagged.tags == ()
+    assert found[2].entities == []
+    assert list(found[2].images.values()) == [None] * len(bare.images)
+    wanted = predict(tagger, [*some[:2], *some[3:]])
+    assert [one.tagged for one in (*found[:2], *found[3:])] == [one.tagged for one in wanted]
+    assert [one.tagged.tags for one in predict(tagger, [bare])] == [()]
+
+
+def test_predictions_in_conll_are_scored(tmp_path):
+    (tmp_path / "test.txt").write_text("IMGID:1\nBob\tB-PER\nwins\tO\n\nIMGID:2\nRio\tB-LOC\n")
+    path = tmp_path / "mine.conll"
+    path.write_text("IMGID:1\nBob\tB-PER\nwins\tO\n\nIMGID:2\nRio\tB-ORG\n")
+    assert [one.entities for one in read_predictions(path)] == [
+        [Entity(0, 1, "PER")],
+        [Entity(0, 1, "ORG")],
+    ]
+    assert evaluate_predictions(path, tmp_path, "test").scores.strict.overall.f1 == 0.5
+
+
+def test_iob1_gold_says_why_strict_precision_is_low(tmp_path, caplog):
+    text = "IMGID:1\nBob\tI-PER\nwins\tO\n\nIMGID:2\nRio\tI-LOC\n"
+    (tmp_path / "test.txt").write_text(text)
+    (tmp_path / "mine.txt").write_text(text.replace("I-", "B-"))
+    found = evaluate_predictions(tmp_path / "mine.txt", tmp_path, "test").scores
+    assert (found.lenient.overall.f1, found.strict.overall.precision) == (1, 0)
+    assert "The gold tags are IOB1" in caplog.text
+    assert "strict precision is low" in caplog.text

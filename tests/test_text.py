@@ -209,6 +209,14 @@ def test_windows_fit_cover_every_word_and_show_each_in_the_best_place(case):
         assert shown(word, window) == max(every) >= 0
 
 
+def test_the_library_does_not_warn_of_posts_that_are_read_in_windows(bert, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(bert.tokenizer.backend, "model_max_length", 24)
+    bert.tokenizer([["Mars"] * 300])
+    assert "overlapping windows" in caplog.text
+    assert "indexing errors" not in caplog.text
+
+
 @pytest.mark.parametrize("family", ["bert-uncased", "roberta"])
 def test_no_word_of_a_long_post_is_dropped(folders, family, caplog):
     encoder = load(folders(family), max_pieces=24)

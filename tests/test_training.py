@@ -22,7 +22,7 @@ from mnerfeat.heads.iqcr import IqcrConfig
 from mnerfeat.heads.text_only import TextOnlyConfig
 from mnerfeat.tagger import Tagger
 from mnerfeat.text import TextConfig
-from mnerfeat.training import TrainingConfig, train
+from mnerfeat.training import TrainingConfig, load_training_data, train
 from mnerfeat.training.config import training_config
 from mnerfeat.training.fitting import last_checkpoint, optimizer
 
@@ -494,3 +494,10 @@ def test_the_same_seed_gives_the_same_numbers_on_a_gpu(folder, tmp_path, precisi
     assert_same_weights(runs[0], runs[1])
     found = runs[0].load_tagger("cuda").tag(data.dev, data.dev_images.to(torch.device("cuda")))
     assert len(found) == len(data.dev)
+
+
+def test_a_dev_split_without_entities_is_warned_of(tmp_path, caplog):
+    (tmp_path / "train.txt").write_text("IMGID:1\nBob\tB-PER\n")
+    (tmp_path / "dev.txt").write_text("IMGID:1\nnothing\tO\n")
+    load_training_data(tmp_path, tmp_path / "features.h5", TextOnlyConfig())
+    assert "dev has no entity: its F1 is always 0" in caplog.text

@@ -1,6 +1,6 @@
 """Posts, tags, the file formats of the field's data sets, and checks of a data set."""
 
-from mnerfeat.datasets.folder import (
+from mnerfeat.datasets.loader import (
     DataSet,
     Split,
     every_post,
@@ -9,8 +9,8 @@ from mnerfeat.datasets.folder import (
     read_posts,
     read_split,
     read_texts,
+    write_json_lines,
 )
-from mnerfeat.datasets.mner_mi import write_json_lines
 from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.tags import TYPES, Entity, TagSet, entities
 

@@ -1,20 +1,29 @@
-"""What is to be known about a data set before it is trained on: `mnerfeat data check`."""
+"""Checks of a data set before training: `mnerfeat data check`."""
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from itertools import combinations
 from pathlib import Path
 
-from mnerfeat.datasets.folder import SPLITS, Split, find_splits, read_folder
 from mnerfeat.datasets.images import Progress, check_images
+from mnerfeat.datasets.loader import SPLITS, DataSet, Split, read_folder
+from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.published import recognise
 from mnerfeat.datasets.report import Report, SharedTexts, SplitReport
-from mnerfeat.datasets.tags import OUTSIDE, TYPES, lenient_entities, orphans, strict_entities
+from mnerfeat.datasets.tags import (
+    OUTSIDE,
+    TYPES,
+    canonical_type,
+    convention_note,
+    lenient_entities,
+    orphans,
+    strict_entities,
+)
 
 Pieces = Callable[[str], Sized]
-"""A tokenizer: a word to its pieces, without special tokens."""
+"""A tokenizer: the pieces of a word, without special tokens."""
 
 _HTML = re.compile(r"&(?:[a-zA-Z]+|#\d+|#x[0-9a-fA-F]+)(?:;|$)")
 
@@ -26,44 +35,70 @@ def check(
     pieces: Pieces | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Reads the splits that are in a folder and looks at everything that may be odd about them.
+    """Read all splits in a folder and report what is unusual about them.
 
     Args:
-        folder: As in `mnerfeat.datasets.folder.find_splits`.
-        images: The images folder; every image that a post names is then decoded.
-        pieces: A tokenizer; words that it turns into nothing are then counted.
-        progress: Told how many images are done, and of how many.
+        folder: As in `mnerfeat.datasets.loader.find_splits`.
+        images: The images folder; if given, every image that a post names is decoded.
+        pieces: A tokenizer; if given, words without any piece are counted.
+        progress: Called with the number of images done, and of all images.
 
     Raises:
-        DataError: No split is there, or lines cannot be used (all are listed).
-        ConfigError: The images folder is not there, or Pillow is not installed.
+        DataError: There is no split, or lines cannot be used (all are listed).
+        ConfigError: The images folder does not exist, or Pillow is not installed.
     """
-    folder = Path(folder)
-    names = tuple(find_splits(folder)) or SPLITS  # none: read_folder says what was looked for
-    data = read_folder(folder, names)
+    data = read_folder(folder, None)
     splits = tuple(_split(split, pieces) for split in data)
     recognised, differences = recognise(
         {s.name: {"posts": s.posts, **s.strict, "images": s.images} for s in splits}
     )
     types = {kind for split in splits for kind in split.lenient}
+    names = (name for split in data for name in split.images)
     return Report(
         folder=str(folder),
         recognised=recognised,
         differences=differences,
         splits=splits,
-        absent=tuple(name for name in SPLITS if name not in names),
+        absent=tuple(name for name in SPLITS if name not in data.splits),
         other_types=tuple(sorted(types.difference(TYPES))),
+        merged_types=_merged_types(data),
+        warnings=tuple(_warnings(data)),
         shared=tuple(_shared(data.splits.values())),
-        images=None
-        if images is None
-        else check_images(
-            (name for split in data for name in split.images), Path(images), progress
-        ),
+        images=None if images is None else check_images(names, Path(images), progress),
     )
 
 
+def entity_warnings(splits: Mapping[str, Sequence[Post]]) -> list[str]:
+    """Return why scores on some splits say little about a model trained on `train`.
+
+    Args:
+        splits: Labelled posts by split; what is not there is not compared.
+
+    Returns:
+        One line for each split without any entity, and for each split with entity types that
+        train lacks.
+    """
+    types = {
+        name: {tag[2:] for post in posts for tag in post.tags or () if tag != OUTSIDE}
+        for name, posts in splits.items()
+    }
+    lines = []
+    for name, there in types.items():
+        more = sorted(there - types.get("train", there))
+        if not there and name == "train":
+            lines.append("train has no entity, so nothing can be learned from it")
+        elif not there:
+            lines.append(f"{name} has no entity: its F1 is always 0 and cannot choose an epoch")
+        elif more and types["train"]:
+            lines.append(
+                f"{name} has entity types that train lacks: {', '.join(more)}. They cannot be "
+                f"learned, and lower the recall on {name}"
+            )
+    return lines
+
+
 def odd_characters(word: str) -> set[str]:
-    """The kinds of unusual characters in a word, named as reports name them."""
+    """Return the kinds of unusual characters in a word, as reports name them."""
     kinds = {kind for character in word if (kind := _odd(character)) is not None}
     if not word:
         kinds.add("empty word")
@@ -84,7 +119,6 @@ def _odd(character: str) -> str | None:
         return "variation selector"
     if code == 0xAD:
         return "soft hyphen"
-    category = unicodedata.category(character)
     return {
         "Cc": "C0 control",
         "Cf": "zero width",
@@ -93,7 +127,7 @@ def _odd(character: str) -> str | None:
         "Zl": "line separator",
         "Zp": "line separator",
         "Zs": "space",
-    }.get(category)
+    }.get(unicodedata.category(character))
 
 
 def _split(split: Split, pieces: Pieces | None) -> SplitReport:
@@ -103,7 +137,15 @@ def _split(split: Split, pieces: Pieces | None) -> SplitReport:
     odd: Counter[str] = Counter()
     for word, times in words.items():
         odd.update(dict.fromkeys(odd_characters(word), times))
-    nothing = None if pieces is None else {word for word in words if not len(pieces(word))}
+    lost = labelled_lost = None
+    if pieces is not None:
+        nothing = {word for word in words if not len(pieces(word))}
+        lost = sum(words[word] for word in nothing)
+        labelled_lost = sum(
+            tag != OUTSIDE and word in nothing
+            for post in posts
+            for word, tag in zip(post.words, post.tags or (), strict=True)
+        )
     return SplitReport(
         name=split.name,
         path=str(split.path),
@@ -118,14 +160,8 @@ def _split(split: Split, pieces: Pieces | None) -> SplitReport:
         renamed=split.renamed,
         duplicates=len(posts) - len({post.text for post in posts}),
         odd=dict(sorted(odd.items())),
-        no_pieces=None if nothing is None else sum(words[word] for word in nothing),
-        no_pieces_labelled=None
-        if nothing is None
-        else sum(
-            tag != OUTSIDE and word in nothing
-            for post in posts
-            for word, tag in zip(post.words, post.tags or (), strict=True)
-        ),
+        no_pieces=lost,
+        no_pieces_labelled=labelled_lost,
     )
 
 
@@ -133,6 +169,23 @@ def _by_type(types: Iterable[str]) -> dict[str, int]:
     counts = Counter(types)
     order = (*TYPES, *sorted(counts.keys() - set(TYPES)))
     return {kind: counts[kind] for kind in order if kind in counts}
+
+
+def _merged_types(data: DataSet) -> dict[str, dict[str, int]]:
+    """Return the types that have several names in the files, with the tags of each name."""
+    names: dict[str, Counter[str]] = {}
+    for split in data:
+        for name, times in split.type_names.items():
+            names.setdefault(canonical_type(name), Counter())[name] += times
+    return {kind: dict(sorted(n.items())) for kind, n in sorted(names.items()) if len(n) > 1}
+
+
+def _warnings(data: DataSet) -> Iterable[str]:
+    yield from entity_warnings({split.name: split.posts for split in data})
+    for split in data:
+        note = convention_note([post.tags or () for post in split.posts])
+        if note:
+            yield f"{split.name}: {note}"
 
 
 def _shared(splits: Iterable[Split]) -> Iterable[SharedTexts]:

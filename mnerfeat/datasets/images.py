@@ -1,12 +1,12 @@
-"""Where the images that posts name are found, and whether they can be read."""
+"""Finding the images of posts in folders, and checking that they can be read."""
 
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mnerfeat.errors import ConfigError
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from mnerfeat.cache.names import Resolution
 
 TWITTER_2017 = "twitter2017-"
-"""What MNER-MI-Plus puts before the names of Twitter-2017's images."""
+"""Prefix of the names of Twitter-2017's images in MNER-MI-Plus."""
 
 Progress = Callable[[int, int], None]
-"""Told from time to time how much is done, and of how much."""
+"""Called from time to time with the number of items done, and of all items."""
 
 
 def archive_names(name: str) -> tuple[str, ...]:
@@ -58,6 +58,36 @@ def find_files(folder: Path, names: Iterable[str]) -> "Resolution":
     return replace(resolution, found={**exact, **resolution.found})
 
 
+def images_by_id(ids: Iterable[str], folders: Sequence[Path]) -> dict[str, tuple[str, ...]]:
+    """Find the images of posts by their names: all files `<id>_*`.
+
+    Args:
+        ids: Ids of posts. If `a` and `a_b` are both ids, `a_b_1.jpg` belongs to the longer one.
+        folders: Folders, in which sub-folders are searched, too.
+
+    Returns:
+        By id, names sorted by their last part; relative to the folder, or to the folder that
+        contains all of them if there are several. Ids without images are left out.
+    """
+    wanted = set(ids)
+    root = Path(os.path.commonpath([folder.absolute() for folder in folders] or [Path.cwd()]))
+    found: dict[str, list[str]] = {}
+    for folder in folders:
+        inside = folder.absolute().relative_to(root)
+        for name in _listing(folder):
+            parts = PurePosixPath(name).name.split("_")
+            starts = ("_".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
+            owner = next((start for start in starts if start in wanted), None)
+            if owner is not None:
+                found.setdefault(owner, []).append((inside / name).as_posix())
+    return {id_: tuple(sorted(names, key=by_base_name)) for id_, names in found.items()}
+
+
+def by_base_name(name: str) -> tuple[str, str]:
+    """Return the key that sorts names by their last part."""
+    return PurePosixPath(name).name, name
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageFaults:
     """What is wrong with the images of a data set.
@@ -65,8 +95,8 @@ class ImageFaults:
     Attributes:
         folder: The images folder.
         named: Different images that the posts name.
-        readable: How many of them could be decoded in full.
-        missing: Names for which there is no file.
+        readable: Number of them that can be decoded completely.
+        missing: Names without a file.
         ambiguous: Names that fit several files with different bytes, with these files.
         notes: How names were found that are not there as they stand.
         unreadable: Names and reasons of files that cannot be decoded.
@@ -86,7 +116,7 @@ class ImageFaults:
 def check_images(
     names: Iterable[str], folder: Path, progress: Progress | None = None
 ) -> ImageFaults:
-    """Finds and decodes every image, in as many threads as there are processors.
+    """Find and decode every image, in as many threads as there are processors.
 
     Args:
         names: As in `Post.images`; repeated ones are opened once.
@@ -94,12 +124,12 @@ def check_images(
         progress: Called after each image.
 
     Raises:
-        ConfigError: The folder is not there, or Pillow is not installed.
+        ConfigError: The folder does not exist, or Pillow is not installed.
     """
     if not folder.is_dir():
-        raise ConfigError(f"the images folder {folder} is not there")
+        raise ConfigError(f"the images folder {folder} does not exist")
     try:
-        from PIL import Image  # noqa: PLC0415  (an extra; most checks do without)
+        from PIL import Image  # noqa: PLC0415 - an extra that most checks do not need
     except ImportError as error:
         raise ConfigError(
             "opening images needs Pillow, which is not installed",
@@ -110,7 +140,7 @@ def check_images(
     resolution = find_files(folder, names)
     found = {name: folder / file for name, file in resolution.found.items()}
     reasons: dict[str, str] = {}
-    # Warnings are a setting of the whole process, so it is made here and not in the threads.
+    # Warnings are filtered for the whole process, so not in the threads.
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -168,7 +198,7 @@ def _same_bytes(files: Iterable[Path]) -> bool:
 
 
 def _reason(file: Path) -> str | None:
-    """Why an image cannot be decoded, or None where it can."""
+    """Return why an image cannot be decoded, or None if it can."""
     from PIL import Image  # noqa: PLC0415
 
     try:
@@ -176,6 +206,6 @@ def _reason(file: Path) -> str | None:
             image.load()
     except Image.DecompressionBombWarning as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001  (decoders raise nearly anything on hostile files)
+    except Exception as error:  # noqa: BLE001 - decoders raise nearly anything on hostile files
         return f"{type(error).__name__}: {error}".replace(str(file), file.name)
     return None

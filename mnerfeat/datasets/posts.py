@@ -1,6 +1,6 @@
 """A post: words, their tags, and the names of its images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -9,19 +9,23 @@ class Post:
 
     Attributes:
         id: Unique within its split.
-        words: The tokens as the data set gives them, never empty.
-        tags: One IOB tag a word (`O`, `B-PER`, `I-PER`, …) with the types named as in
-            `mnerfeat.datasets.tags`, or None where the post is not labelled.
-        images: Names of the images, in the post's order, as the data set gives them
-            (relative to the images folder, `/` between folders). May be empty.
+        words: The data set's tokens. Empty only if an unlabelled post has images alone.
+        tags: One IOB tag per word (`O`, `B-PER`, `I-PER`, …) with the type names of
+            `mnerfeat.datasets.tags`; None if the post is not labelled.
+        images: Names of the images in the post's order, relative to the images folder, with
+            `/` between folders. May be empty.
+        raw: The text as the user wrote it, if the words were split from it.
+        offsets: Start and end of each word in `raw`, in characters; None without `raw`.
     """
 
     id: str
     words: tuple[str, ...]
     tags: tuple[str, ...] | None = None
     images: tuple[str, ...] = ()
+    raw: str | None = field(default=None, compare=False)
+    offsets: tuple[tuple[int, int], ...] | None = field(default=None, compare=False)
 
     @property
     def text(self) -> str:
-        """The words joined by single spaces: what CLIP and the discriminator read."""
+        """The words joined by single spaces, which CLIP and the discriminator read."""
         return " ".join(self.words)

@@ -1,8 +1,8 @@
-"""The figures by which the field's data sets are recognised.
+"""Published figures of the field's data sets, by which they are recognised.
 
 Twitter-2015 and Twitter-2017: as counted in the files that circulate. MNER-MI and MNER-MI-Plus:
-table 1 of the GIFR and IQCR-MI papers, after Huang et al. 2024. Entities are counted by their
-`B-` tags.
+table 1 of the GIFR and IQCR-MI papers, after Huang et al. 2024. CMNER: Ji et al. 2024, without
+images, whose number depends on how many were downloaded. Entities are counted by `B-` tags.
 """
 
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from mnerfeat.datasets.tags import TYPES
 
 ENOUGH = 0.5
-"""Share of a data set's figures that must agree for a folder to be taken for it."""
+"""Minimum share of a data set's figures that must agree for it to be recognised."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A figure that is not the published one.
+    """A figure that differs from the published one.
 
     Attributes:
         split: train, dev or test.
         figure: posts, images, or an entity type.
-        found: As counted.
-        published: As published.
+        found: The count.
+        published: The published figure.
     """
 
     split: str
@@ -34,8 +34,9 @@ class Difference:
 _Row = tuple[int, int, int]
 
 
-def _table(posts: _Row, images: _Row, *types: _Row) -> dict[str, dict[str, int]]:
-    rows = {"posts": posts, **dict(zip(TYPES, types, strict=True)), "images": images}
+def _table(posts: _Row, images: _Row | None, *types: _Row) -> dict[str, dict[str, int]]:
+    rows = {"posts": posts, **dict(zip(TYPES, types, strict=True))}
+    rows |= {"images": images} if images else {}
     return {
         split: {figure: row[column] for figure, row in rows.items()}
         for column, split in enumerate(("train", "dev", "test"))
@@ -75,6 +76,14 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, int]]] = {
         (2947, 540, 487),
         (2755, 410, 390),
     ),
+    "CMNER": _table(
+        (3000, 1000, 1000),
+        None,
+        (3814, 1313, 1287),
+        (4760, 1546, 1605),
+        (6045, 1942, 1863),
+        (1754, 594, 522),
+    ),
 }
 """By data set, split and figure (posts, the four types, images)."""
 
@@ -82,15 +91,14 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, int]]] = {
 def recognise(
     counts: Mapping[str, Mapping[str, int]],
 ) -> tuple[str | None, tuple[Difference, ...]]:
-    """Finds the published data set whose figures agree best with those counted.
+    """Find the published data set whose figures agree best with the counts.
 
     Args:
-        counts: By split (any of train, dev, test) and figure; figures that are not published
-            are passed over.
+        counts: By split (any of train, dev, test) and figure; unpublished figures are ignored.
 
     Returns:
-        Its name and the figures that differ; None and nothing where fewer than `ENOUGH` of the
-        figures of the splits at hand agree with any.
+        Its name and the figures that differ; None and nothing if fewer than `ENOUGH` of the
+        splits' figures agree with any data set.
     """
     best: tuple[float, str] = (0.0, "")
     for name, table in PUBLISHED.items():

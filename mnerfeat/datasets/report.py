@@ -1,4 +1,4 @@
-"""What a check of a data set found, and the text that shows it."""
+"""The result of checking a data set, and its text for people."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,29 +8,29 @@ from mnerfeat.datasets.published import Difference
 from mnerfeat.datasets.tags import TYPES
 
 EXAMPLES = 10
-"""Names that a list in the text shows at most."""
+"""Maximum number of names in a list of the text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitReport:
-    """What one split holds.
+    """Counts of one split.
 
     Attributes:
         name: train, dev or test.
         path: Its file.
-        fingerprint: See `mnerfeat.datasets.folder.fingerprint`.
+        fingerprint: See `mnerfeat.datasets.loader.fingerprint`.
         posts: Posts.
         words: Words.
-        images: Images of all posts; one that two posts name counts twice.
-        posts_by_images: Posts by how many images they have.
+        images: Images of all posts; an image of two posts counts twice.
+        posts_by_images: Posts by their number of images.
         strict: Entities by type, under strict IOB2 (their `B-` tags).
         lenient: Entities by type, as seqeval counts by default.
-        orphans: `I-` tags that continue nothing, by type: lenient less strict.
-        renamed: Posts whose id an earlier one has.
-        duplicates: Posts whose text an earlier one has.
-        odd: Words that hold unusual characters, by the kind of character.
-        no_pieces: Words that the tokenizer turns into nothing; None where none was given.
-        no_pieces_labelled: Those of them that are part of an entity.
+        orphans: `I-` tags that continue nothing, by type.
+        renamed: Posts with the id of an earlier post.
+        duplicates: Posts with the text of an earlier post.
+        odd: Words with unusual characters, by the kind of character.
+        no_pieces: Words without any piece; None if no tokenizer was given.
+        no_pieces_labelled: Those of them that belong to an entity.
     """
 
     name: str
@@ -56,7 +56,7 @@ class SharedTexts:
 
     Attributes:
         splits: Their names.
-        posts: Posts of the second split whose text is in the first.
+        posts: Number of posts of the second split with a text of the first.
         examples: Ids of the first few of them.
     """
 
@@ -67,17 +67,19 @@ class SharedTexts:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a data set holds, and what is odd about it.
+    """Counts of a data set, and what is unusual about it.
 
     Attributes:
         folder: Its folder.
-        recognised: The published data set whose figures it has, or None.
-        differences: Where its figures are not the published ones.
-        splits: One report a split that is there.
-        absent: The splits that are not there.
+        recognised: The published data set with these figures, or None.
+        differences: Figures that differ from the published ones.
+        splits: One report for each split.
+        absent: Splits without a file.
         other_types: Entity types beside the field's four.
-        shared: Texts that splits have in common; only pairs that do.
-        images: What is wrong with the images; None where no images folder was given.
+        merged_types: Types with several names in the files: how many tags have each name.
+        warnings: Reasons why training or scores on this data may mislead.
+        shared: Pairs of splits with texts in common.
+        images: The check of the images; None if no images folder was given.
     """
 
     folder: str
@@ -86,12 +88,14 @@ class Report:
     splits: tuple[SplitReport, ...]
     absent: tuple[str, ...]
     other_types: tuple[str, ...]
+    merged_types: Mapping[str, Mapping[str, int]]
+    warnings: tuple[str, ...]
     shared: tuple[SharedTexts, ...]
     images: ImageFaults | None
 
 
 def render(report: Report) -> str:
-    """The report as plain text, for a terminal of 100 columns."""
+    """Return the report as plain text, for a terminal of 100 columns."""
     lines = [f"{report.folder}: {_verdict(report)}"]
     lines += [
         f"  {d.split} {d.figure}: {d.found:,}; published: {d.published:,}"
@@ -99,9 +103,9 @@ def render(report: Report) -> str:
     ]
     lines += ["", *_table(report.splits), ""]
     lines.append("Entities are B- tags (strict IOB2); lenient ones are counted as seqeval does.")
-    lines += _oddities(report)
-    if report.images is not None:
-        lines += ["", *_images(report.images)]
+    notes = [*_data_set_notes(report), *(n for s in report.splits for n in _split_notes(s))]
+    lines += ["", *notes] if notes else []
+    lines += ["", *_images(report.images)] if report.images else []
     return "\n".join(lines)
 
 
@@ -110,22 +114,20 @@ def _verdict(report: Report) -> str:
         return "the figures are those of no published data set"
     splits = ", ".join(split.name for split in report.splits)
     same = "with all its published figures" if not report.differences else "but these differ"
-    return f"{report.recognised} ({splits}), {same}"
+    return f"this is {report.recognised} ({splits}), {same}"
 
 
 def _table(splits: Iterable[SplitReport]) -> list[str]:
     splits = tuple(splits)
     types = [*TYPES, *sorted({kind for s in splits for kind in s.strict}.difference(TYPES))]
+    numbers = sorted({n for s in splits for n in s.posts_by_images})
     rows: list[tuple[str, list[int]]] = [
         ("posts", [s.posts for s in splits]),
         ("words", [s.words for s in splits]),
         ("images", [s.images for s in splits]),
         *(
-            (
-                f"posts with {n} image{'' if n == 1 else 's'}",
-                [s.posts_by_images.get(n, 0) for s in splits],
-            )
-            for n in sorted({n for s in splits for n in s.posts_by_images})
+            (f"posts with {_count(n, 'image')}", [s.posts_by_images.get(n, 0) for s in splits])
+            for n in numbers
         ),
         *((kind, [s.strict.get(kind, 0) for s in splits]) for kind in types),
         ("entities, strict", [sum(s.strict.values()) for s in splits]),
@@ -136,55 +138,57 @@ def _table(splits: Iterable[SplitReport]) -> list[str]:
     return lines + [f"{name:20}" + "".join(f"{n:>10,}" for n in row) for name, row in rows]
 
 
-def _oddities(report: Report) -> list[str]:
-    lines = [f"There is no {name} split." for name in report.absent]
+def _data_set_notes(report: Report) -> Iterable[str]:
+    yield from (f"There is no {name} split." for name in report.absent)
+    yield from report.warnings
     if report.other_types:
-        lines.append(f"Entity types beside {', '.join(TYPES)}: {', '.join(report.other_types)}")
-    for s in report.splits:
-        if s.renamed:
-            lines.append(
-                f"{s.name}: posts with an earlier one's id, named <id>#2, …: {s.renamed:,}"
-            )
-        if s.duplicates:
-            lines.append(f"{s.name}: posts that repeat an earlier one's text: {s.duplicates:,}")
+        yield f"Entity types beside {', '.join(TYPES)}: {', '.join(report.other_types)}"
+    for kind, names in report.merged_types.items():
+        counts = ", ".join(f"{name} ({_count(times, 'tag')})" for name, times in names.items())
+        yield f"Types read as {kind}: {counts}"
     for pair in report.shared:
         first, second = pair.splits
-        lines.append(
+        yield (
             f"{second}: posts whose text is in {first} too: {pair.posts:,}"
             f" ({_some(pair.examples, pair.posts)})"
         )
-    for s in report.splits:
-        if s.no_pieces:
-            lines.append(
-                f"{s.name}: words that give the tokenizer nothing to read: {s.no_pieces:,}"
-                f" ({s.no_pieces_labelled:,} in entities)"
-            )
-        if s.odd:
-            kinds = ", ".join(f"{kind} {times:,}" for kind, times in s.odd.items())
-            lines.append(f"{s.name}: words with unusual characters: {kinds}")
-    return ["", *lines] if lines else []
 
 
-def _images(images: ImageFaults) -> list[str]:
-    summary = (
+def _split_notes(s: SplitReport) -> Iterable[str]:
+    if s.renamed:
+        yield f"{s.name}: posts with an earlier one's id, named <id>#2, …: {s.renamed:,}"
+    if s.duplicates:
+        yield f"{s.name}: posts that repeat an earlier one's text: {s.duplicates:,}"
+    if s.no_pieces:
+        yield (
+            f"{s.name}: words without a piece in the tokenizer's vocabulary: {s.no_pieces:,}"
+            f" ({s.no_pieces_labelled:,} in entities)"
+        )
+    if s.odd:
+        kinds = ", ".join(f"{kind} {times:,}" for kind, times in s.odd.items())
+        yield f"{s.name}: words with unusual characters: {kinds}"
+
+
+def _images(images: ImageFaults) -> Iterable[str]:
+    yield (
         f"Images in {images.folder}: {images.named:,} named by posts, {images.readable:,} readable,"
         f" {len(images.missing):,} missing, {len(images.unreadable):,} unreadable;"
         f" files that no post names: {images.unused:,}"
     )
-    lines = [summary]
     if images.missing:
-        lines.append(f"  missing: {_some(images.missing, len(images.missing))}")
-    lines += [f"  {note}" for note in images.notes]
-    lines += [
-        f"  {name} fits several files with different bytes: {_some(files, len(files))}"
-        for name, files in images.ambiguous[:EXAMPLES]
-    ]
-    lines += [f"  unreadable: {name}: {why}" for name, why in images.unreadable[:EXAMPLES]]
+        yield f"  missing: {_some(images.missing, len(images.missing))}"
+    yield from (f"  {note}" for note in images.notes)
+    for name, files in images.ambiguous[:EXAMPLES]:
+        yield f"  {name} fits several files with different bytes: {_some(files, len(files))}"
+    yield from (f"  unreadable: {name}: {why}" for name, why in images.unreadable[:EXAMPLES])
     if len(images.unreadable) > EXAMPLES:
-        lines.append(f"  … and {len(images.unreadable) - EXAMPLES:,} more unreadable ones")
-    return lines
+        yield f"  … and {len(images.unreadable) - EXAMPLES:,} more unreadable ones"
 
 
 def _some(names: Iterable[str], of: int) -> str:
     names = tuple(names)[:EXAMPLES]
     return ", ".join(names) + (f" and {of - len(names):,} more" if of > len(names) else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

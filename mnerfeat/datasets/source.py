@@ -1,7 +1,7 @@
-"""A text file of posts under reading: its lines, and everything that is wrong with them.
+"""A file of posts while it is read: its lines, and everything that is wrong with them.
 
-Words of tweets hold characters that Python takes for line ends or white space (U+0085, U+2028,
-no-break spaces …), so lines end at a line feed only and nothing is stripped but ASCII.
+Words of tweets contain characters that Python takes for line ends or white space (U+0085, U+2028,
+no-break spaces, …), so lines end at a line feed only, and only ASCII is stripped.
 """
 
 import codecs
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import final
 
 from mnerfeat.datasets.posts import Post
+from mnerfeat.datasets.tags import OUTSIDE, canonical_tag
 from mnerfeat.errors import DataError
 
 log = logging.getLogger(__name__)
 
 SHOWN = 60
-"""Characters of a faulty line that a message shows."""
+"""Maximum number of characters of a faulty line in a message."""
 
 
 @final
@@ -26,23 +27,26 @@ class Source:
     """A file's lines and the faults found in them.
 
     Args:
-        path: A UTF-8 file, with or without a byte order mark, with line feeds or CR LF.
+        path: A UTF-8 file, with or without a byte order mark, with LF or CRLF line ends.
+        data: Its content, if it is not to be read from disk.
 
     Attributes:
         path: As given.
         faults: `file:line: reason`, in the order found.
-        renamed: Posts that got a new id because an earlier one has theirs.
+        renamed: Number of posts that got a new id because an earlier post has theirs.
+        type_names: How often each entity type occurs, by its name in the file.
 
     Raises:
         DataError: The file cannot be read, or is UTF-16.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: bytes | None = None) -> None:
         self.path = path
         self.faults: list[str] = []
         self.renamed = 0
+        self.type_names: Counter[str] = Counter()
         try:
-            data = path.read_bytes()
+            data = path.read_bytes() if data is None else data
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -52,27 +56,42 @@ class Source:
             )
         self._data = data.removeprefix(codecs.BOM_UTF8)
 
-    def lines(self) -> Iterator[tuple[int, str]]:
-        """Line numbers, from 1, and lines without their ends; one that is not UTF-8 is a fault."""
+    def lines(self, *, ends: bool = False) -> Iterator[tuple[int, str]]:
+        """Yield line numbers, from 1, and lines; a line that is not UTF-8 is a fault.
+
+        Args:
+            ends: Keep the lines' ends.
+        """
         for number, raw in enumerate(self._data.split(b"\n"), start=1):
             try:
-                yield number, raw.rstrip(b"\r").decode("utf-8")
+                yield number, (raw + b"\n" if ends else raw.rstrip(b"\r")).decode("utf-8")
             except UnicodeDecodeError as error:
                 byte = raw[error.start]
                 self.fault(number, f"not UTF-8 (byte 0x{byte:02x}, the line's {error.start + 1}th)")
 
     def fault(self, line: int, reason: str) -> None:
-        """Notes what is wrong with a line; reading goes on."""
+        """Note what is wrong with a line; reading goes on."""
         self.faults.append(f"{self.path}:{line}: {reason}")
+
+    def tag(self, raw: str) -> str:
+        """Return a tag with its canonical type, and count the type's name.
+
+        Raises:
+            DataError: It is no tag.
+        """
+        tag = canonical_tag(raw)
+        if tag != OUTSIDE:
+            self.type_names[raw[2:]] += 1
+        return tag
 
 
 def shown(text: str) -> str:
-    """A piece of a file as messages quote it: odd characters escaped, long ones cut."""
+    """Return a piece of a file as messages quote it: odd characters escaped, long ones cut."""
     return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}…"
 
 
 def refuse(faults: Iterable[str]) -> None:
-    """Raises one DataError that lists every fault, where there are any."""
+    """Raise one DataError that lists every fault, if there are any."""
     faults = tuple(faults)
     if faults:
         raise DataError(
@@ -83,9 +102,9 @@ def refuse(faults: Iterable[str]) -> None:
 
 
 def with_unique_ids(posts: Iterable[Post], source: Source) -> tuple[Post, ...]:
-    """The posts of a source; those with an earlier one's id are named `<id>#2`, `<id>#3`, ….
+    """Return a source's posts; those with an earlier one's id are named `<id>#2`, `<id>#3`, ….
 
-    A number that some post's own id already has is passed over. Images keep their names.
+    A number that some post's own id already has is skipped. Images keep their names.
     """
     posts = tuple(posts)
     taken = Counter(post.id for post in posts)

@@ -1,7 +1,7 @@
-"""Entity types, IOB tags, and the entities that tags spell out.
+"""Entity types, IOB tags, and the entities that tags encode.
 
-Data sets name their types differently (Twitter-2015 `OTHER`, Twitter-2017 `MISC`, MNER-MI
-`MIS`); everything past the readers sees the names in `TYPES`.
+Data sets name their types differently (Twitter-2015 `OTHER`, Twitter-2017 `MISC`, MNER-MI `MIS`).
+Readers rename them, so the rest of the package knows the names in `TYPES` only.
 """
 
 import re
@@ -15,7 +15,7 @@ from mnerfeat.datasets.posts import Post
 from mnerfeat.errors import ConfigError, DataError
 
 OUTSIDE = "O"
-"""The tag of a word in no entity."""
+"""The tag of a word that belongs to no entity."""
 
 TYPES = ("PER", "LOC", "ORG", "MISC")
 """The entity types of the field's data sets, in the order of their tables."""
@@ -35,7 +35,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "MISCELLANEOUS": "MISC",
     }
 )
-"""Names under which data sets carry the types in `TYPES`; looked up in upper case."""
+"""The types of `TYPES` by their names in data sets, in upper case."""
 
 Convention = Literal["lenient", "strict"]
 """How tags become entities, see `lenient_entities` and `strict_entities`."""
@@ -51,31 +51,33 @@ class Entity(NamedTuple):
     end: int
     """Index after the last word."""
     type: str
-    """Named as in `TYPES` where it is one of them."""
+    """One of `TYPES`, or another type's own name."""
 
 
 def canonical_type(name: str) -> str:
-    """The name in `TYPES` that `name` stands for, or `name` itself where it is another type."""
+    """Return the type in `TYPES` that a name stands for, or the name itself if it is another."""
     return ALIASES.get(name.upper(), name)
 
 
 def canonical_tag(tag: str) -> str:
-    """`tag` with its type named as in `TYPES`.
+    """Return a tag with its type named as in `TYPES`.
 
     Raises:
-        DataError: It is not `O`, `B-` or `I-` with a type that neither begins nor ends
-            with `-` and holds no white space.
+        DataError: It is not `O`, `B-` or `I-` with a type that neither begins nor ends with `-`
+            and contains no white space and no invisible character.
     """
     if tag == OUTSIDE:
         return tag
     parts = _TAG.fullmatch(tag)
     if parts is None or parts[2].startswith("-") or parts[2].endswith("-"):
         raise DataError(f"the tag is {tag!r}; wanted O, B-<type> or I-<type>")
+    if not tag.isprintable():
+        raise DataError(f"the tag {tag!a} contains an invisible character; take it out")
     return f"{parts[1]}-{canonical_type(parts[2])}"
 
 
 def lenient_entities(tags: Sequence[str]) -> list[Entity]:
-    """The entities of canonical tags as `seqeval` reads them by default (conlleval's rule).
+    """Return the entities of canonical tags as `seqeval` reads them by default (conlleval's rule).
 
     An `I-` that continues no entity of its type begins one.
     """
@@ -83,15 +85,15 @@ def lenient_entities(tags: Sequence[str]) -> list[Entity]:
 
 
 def strict_entities(tags: Sequence[str]) -> list[Entity]:
-    """The entities of canonical tags under IOB2 (`seqeval` with `mode="strict"`, `IOB2`).
+    """Return the entities of canonical tags by IOB2 (`seqeval` with `mode="strict"`, `IOB2`).
 
-    Only `B-` begins an entity; an `I-` that continues none of its type is in no entity.
+    Only `B-` begins an entity; an `I-` that continues none of its type belongs to no entity.
     """
     return _entities(tags, starts=lambda tag, _kind, _open_type: tag == "B")
 
 
 def entities(tags: Sequence[str], convention: Convention = "lenient") -> list[Entity]:
-    """The entities of canonical tags, in order, under either convention."""
+    """Return the entities of canonical tags, in order, by either convention."""
     return lenient_entities(tags) if convention == "lenient" else strict_entities(tags)
 
 
@@ -114,10 +116,10 @@ def _entities(
 
 
 def orphans(tags: Sequence[str]) -> list[int]:
-    """Where an `I-` continues no entity of its type: what the two conventions differ in.
+    """Return the places of `I-` tags that continue no entity of their type.
 
-    Counted as the literature does, by the tag before it: in `O I-PER I-PER` only the first
-    `I-PER` is an orphan.
+    The two conventions differ by these. They are counted as in the literature, by the tag before:
+    in `O I-PER I-PER` only the first `I-PER` is an orphan.
     """
     before = (OUTSIDE, *tags)
     return [
@@ -127,8 +129,34 @@ def orphans(tags: Sequence[str]) -> list[int]:
     ]
 
 
+def looks_like_iob1(posts: Iterable[Sequence[str]]) -> bool:
+    """Return whether tags are IOB1, in which entities begin with `I-`.
+
+    IOB1 uses `B-` only to divide two neighbouring entities of one type; there must be an `I-` that
+    begins an entity, and no `B-` elsewhere.
+    """
+    begun = 0
+    for tags in posts:
+        begun += len(orphans(tags))
+        before = (OUTSIDE, *tags)
+        if any(tag[0] == "B" and before[i][2:] != tag[2:] for i, tag in enumerate(tags)):
+            return False
+    return begun > 0
+
+
+def convention_note(posts: Iterable[Sequence[str]]) -> str | None:
+    """Return why strict scores against these gold tags are low, or None if they are not IOB1."""
+    if not looks_like_iob1(posts):
+        return None
+    return (
+        "The gold tags are IOB1: entities begin with I-, and B- only divides neighbours. Strict "
+        "IOB2 counts none of the entities without B-, so predictions of them are wrong and strict "
+        "precision is low. Read the lenient scores, or convert the tags to IOB2."
+    )
+
+
 def tags_of(spans: Iterable[Entity], words: int) -> tuple[str, ...]:
-    """The tags that spell out entities over a post of so many words: `B- I- I-`.
+    """Return the tags that encode entities over a post of so many words: `B- I- I-`.
 
     Raises:
         DataError: An entity is empty, lies outside the words, or overlaps another.
@@ -170,10 +198,10 @@ class TagSet:
 
     @classmethod
     def of(cls, posts: Iterable[Post]) -> "TagSet":
-        """The types that occur in labelled posts: those of `TYPES` in their order, others sorted.
+        """Return the types of labelled posts: those of `TYPES` in their order, then others sorted.
 
-        All of `TYPES` are in it where the posts hold no type beside them, so that a model of
-        the field's four types has the same tags whatever part of the data it is trained on.
+        It contains all of `TYPES` if the posts have no other type, so that a model of the field's
+        four types has the same tags whatever part of the data it is trained on.
         """
         seen = {tag[2:] for post in posts for tag in post.tags or () if tag != OUTSIDE}
         others = sorted(seen.difference(TYPES))
@@ -189,14 +217,14 @@ class TagSet:
         return {tag: number for number, tag in enumerate(self.tags)}
 
     def __len__(self) -> int:
-        """How many tags there are."""
+        """Return the number of tags."""
         return len(self.tags)
 
     def encode(self, tags: Iterable[str]) -> list[int]:
-        """Tags to numbers.
+        """Return the numbers of tags.
 
         Raises:
-            DataError: Tags that are not in the set; the message names all of them.
+            DataError: Tags are not in the set; the message names all of them.
         """
         tags = tuple(tags)
         unknown = sorted({tag for tag in tags if tag not in self._numbers})
@@ -207,10 +235,10 @@ class TagSet:
         return [self._numbers[tag] for tag in tags]
 
     def decode(self, numbers: Iterable[int]) -> tuple[str, ...]:
-        """Numbers to tags.
+        """Return the tags with some numbers.
 
         Raises:
-            DataError: Numbers outside 0 .. len − 1 (padding must be cut off before).
+            DataError: Numbers outside 0 to len − 1 (padding must be cut off before).
         """
         numbers = [int(number) for number in numbers]
         bad = sorted({number for number in numbers if not 0 <= number < len(self.tags)})

@@ -8,6 +8,7 @@ from pathlib import Path
 from mnerfeat.cache import FeatureCache, Provenance
 from mnerfeat.checkpoint import Run, find_run
 from mnerfeat.datasets import Post, read_split
+from mnerfeat.datasets.tags import convention_note
 from mnerfeat.errors import DataError, ProvenanceError
 from mnerfeat.evaluation import Mistakes, Scores, gold_tags, mistakes, score, score_by_images
 from mnerfeat.prediction.predicting import predict, read_predictions
@@ -142,6 +143,8 @@ def _scored(
     name: str, split: str, posts: Sequence[Post], predicted: Sequence[Sequence[str]]
 ) -> Evaluation:
     gold = gold_tags(posts)
+    if note := convention_note(gold):
+        logger.warning("%s: %s", split, note)
     return Evaluation(
         name=name,
         split=split,

@@ -9,7 +9,7 @@ from mnerfeat.cache import FeatureCache
 from mnerfeat.checkpoint import Run, find_run
 from mnerfeat.datasets import Post, read_posts
 from mnerfeat.datasets.pair_columns import RANKED_RELEVANCE, REWARD
-from mnerfeat.datasets.raw_text import words_of
+from mnerfeat.datasets.raw_text import post_of_text
 from mnerfeat.datasets.vision import FEATURES_OF_COLUMN
 from mnerfeat.errors import DataError
 from mnerfeat.extraction.config import ExtractConfig
@@ -65,8 +65,8 @@ def predict_post(
         RunError: Where there is no such run.
         ProvenanceError: Where the models are not those that the run was trained on.
     """
-    words = words_of(text)
-    if not words:
+    post = post_of_text(text, id="post")
+    if not post.words:
         raise DataError(f"the text {text!r} has no word")
     absent = [str(path) for path in images if not path.is_file()]
     if absent:
@@ -75,7 +75,7 @@ def predict_post(
     tagger = run.load_tagger(choose_device())
     root = Path(Path.cwd().anchor)
     names = tuple(path.resolve().relative_to(root).as_posix() for path in images)
-    post = Post(id="post", words=words, images=names)
+    post = replace(post, images=names)
     with tempfile.TemporaryDirectory() as folder:
         config = replace(config, images=root, cache=Path(folder) / "features.h5")
         _extract(tagger, [post], config)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnerfeat.cache import FeatureCache
-from mnerfeat.datasets.folder import read_posts
+from mnerfeat.datasets.loader import read_posts
 from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.tags import Entity, entities
 from mnerfeat.datasets.vision import VisionTable
@@ -113,7 +113,10 @@ def read_predictions(path: Path) -> list[Prediction]:
     if unlabelled:
         raise DataError(f"{path}: {len(unlabelled)} posts have no 'label'", faults=unlabelled)
     predictions, faults = [], []
-    for post, line in zip(posts, _lines(path), strict=True):
+    lines = _lines(path)
+    if not lines[0].startswith("{"):  # only JSON lines hold values of images
+        lines = ["{}"] * len(posts)
+    for post, line in zip(posts, lines, strict=True):
         images = _image_values(line, len(post.images))
         if images is None:
             faults.append(f"{post.id}: wanted one object or null for each of its images")
@@ -129,8 +132,8 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def _lines(path: Path) -> list[str]:
-    text = path.read_text("utf-8", errors="replace")
-    return [line for line in text.split("\n") if line.strip()]
+    text = path.read_text("utf-8-sig", errors="replace")
+    return [line.strip(" \t") for line in text.split("\n") if line.strip(" \t\r")]
 
 
 def _image_values(line: str, images: int) -> tuple[Mapping[str, float] | None, ...] | None:

@@ -131,7 +131,10 @@ class Tokenizer:
         if not posts:
             return []
         encoded = self.backend(
-            [list(words) for words in posts], is_split_into_words=True, add_special_tokens=False
+            [list(words) for words in posts],
+            is_split_into_words=True,
+            add_special_tokens=False,
+            verbose=False,  # no warning of long posts, which are read in windows
         )
         texts = []
         for row, words in enumerate(posts):

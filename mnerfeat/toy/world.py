@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mnerfeat.datasets.mner_mi import write_json_lines
+from mnerfeat.datasets import write_json_lines
 from mnerfeat.errors import ConfigError, DataError, StorageError
 from mnerfeat.toy.drawing import draw
 from mnerfeat.toy.language import Share, caption

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mnerfeat.cache import FeatureCache
 from mnerfeat.datasets import Post, TagSet, fingerprint, read_folder
+from mnerfeat.datasets.checks import entity_warnings
 from mnerfeat.datasets.pair_columns import (
     RANKED_RELEVANCE,
     REWARD,
@@ -58,6 +59,8 @@ def load_training_data(
     """
     found = read_folder(data, ("train", "dev"))
     train, dev = found["train"].posts, found["dev"].posts
+    for warning in entity_warnings({"train": train, "dev": dev}):
+        logger.warning("%s", warning)
     fingerprints: dict[str, Any] = {"data": {split.name: split.fingerprint for split in found}}
     if any(post.images for post in (*train, *dev)) and head.columns:
         with FeatureCache(cache) as opened:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from mnerfeat.cache import FAILED, OK, FeatureCache, text_id
 from mnerfeat.datasets import Post, read_folder
-from mnerfeat.datasets.folder import SPLITS, find_splits
 from mnerfeat.datasets.vision import resolve
 from mnerfeat.errors import CacheLookupError, ConfigError, DataError
 from mnerfeat.extraction.blank import extract_blank
@@ -209,8 +208,7 @@ def read_every_split(data: Path) -> dict[str, Sequence[Post]]:
     Raises:
         DataError: There is none, or one cannot be read.
     """
-    names = tuple(find_splits(data)) or SPLITS  # none: read_folder says what was looked for
-    return {split.name: split.posts for split in read_folder(data, names)}
+    return {split.name: split.posts for split in read_folder(data, None)}
 
 
 def with_embeddings(cache: FeatureCache, ranked: Sequence[RankedPost]) -> tuple[RankedPost, ...]:

@@ -9,7 +9,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mnerfeat.datasets import Post, write_json_lines
-from mnerfeat.datasets.checks import check, odd_characters
+from mnerfeat.datasets.checks import check, entity_warnings, odd_characters
 from mnerfeat.datasets.published import PUBLISHED
 from mnerfeat.datasets.report import render
 from mnerfeat.errors import DataError
@@ -86,10 +86,44 @@ def test_everything_odd_is_in_the_text(folder: Path) -> None:
         "Entity types beside PER, LOC, ORG, MISC: song",
         "train: posts that repeat an earlier one's text: 1",
         "test: posts whose text is in train too: 1 (4)",
-        "train: words that give the tokenizer nothing to read: 1 (1 in entities)",
+        "train: words without a piece in the tokenizer's vocabulary: 1 (1 in entities)",
         "C1 control 1",
     ):
         assert line in text
+
+
+def test_names_of_types_that_are_read_as_one_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("IMGID:1\na\tB-MISC\nb\tB-PER\nc\tI-PER\n")
+    (tmp_path / "dev.txt").write_text("IMGID:1\na\tB-OTHER\nb\tB-PER\nc\tB-LOC\n")
+    report = check(tmp_path)
+    assert report.merged_types == {"MISC": {"MISC": 1, "OTHER": 1}}
+    assert "Types read as MISC: MISC (1 tag), OTHER (1 tag)" in render(report)
+
+
+def test_splits_that_say_little_about_a_model_are_reported(tmp_path: Path) -> None:
+    train = [post("1", "Bob sings", "B-PER O")]
+    no_entity = [post("2", "a b", "O O")]
+    more_types = [post("3", "Bob sings", "B-PER B-song")]
+    assert entity_warnings({"train": train, "dev": train}) == []
+    assert entity_warnings({"test": no_entity}) == [
+        "test has no entity: its F1 is always 0 and cannot choose an epoch"
+    ]
+    (one,) = entity_warnings({"train": train, "dev": more_types})
+    assert one.startswith("dev has entity types that train lacks: song.")
+    (one,) = entity_warnings({"train": no_entity, "dev": train})
+    assert one.startswith("train has no entity")
+    for name, posts in {"train": train, "dev": no_entity, "test": more_types}.items():
+        write_json_lines(posts, tmp_path / f"{name}.jsonl")
+    text = render(check(tmp_path))
+    assert "dev has no entity" in text
+    assert "test has entity types that train lacks: song" in text
+
+
+def test_iob1_tags_are_explained(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("IMGID:1\na\tI-PER\nb\tB-PER\nc\tI-PER\nd\tO\ne\tI-LOC\n")
+    assert "train: The gold tags are IOB1" in render(check(tmp_path))
+    (tmp_path / "train.txt").write_text("IMGID:1\na\tI-PER\nb\tB-PER\n\nIMGID:2\na\tB-PER\n")
+    assert "IOB1" not in render(check(tmp_path))
 
 
 def test_renamed_posts_are_counted(tmp_path: Path) -> None:
@@ -132,7 +166,8 @@ def test_unusual_characters_are_named(word: str, kinds: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder_name", "name"), [("twitter2015", "Twitter-2015"), ("twitter2017", "Twitter-2017")]
+    ("folder_name", "name"),
+    [("twitter2015", "Twitter-2015"), ("twitter2017", "Twitter-2017"), ("cmner", "CMNER")],
 )
 def test_real_data_have_all_their_published_figures(
     shared: Path, folder_name: str, name: str
@@ -140,11 +175,12 @@ def test_real_data_have_all_their_published_figures(
     report = check(shared / "data" / folder_name)
     assert (report.recognised, report.differences) == (name, ())
     for split in report.splits:
-        counted = {"posts": split.posts, **split.strict, "images": split.images}
+        counted = {"posts": split.posts, **split.strict}
+        counted |= {"images": split.images} if name != "CMNER" else {}
         assert counted == PUBLISHED[name][split.name]
-    orphans = {"Twitter-2015": [186, 53, 135], "Twitter-2017": [0, 0, 0]}[name]
+    orphans = {"Twitter-2015": [186, 53, 135]}.get(name, [0, 0, 0])
     assert [sum(split.orphans.values()) for split in report.splits] == orphans
-    assert f"{name} (train, dev, test), with all its published figures" in render(report)
+    assert f"this is {name} (train, dev, test), with all its published figures" in render(report)
 
 
 def test_words_without_pieces_are_found_in_real_data(shared: Path) -> None:

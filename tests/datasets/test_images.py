@@ -162,7 +162,7 @@ def test_an_interruption_does_not_wait_for_the_rest(
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="none is not there"):
+    with pytest.raises(ConfigError, match="none does not exist"):
         check_images([], tmp_path / "none")
 
 

@@ -156,3 +156,11 @@ def test_types_of_posts_are_the_fields_four_unless_there_are_others() -> None:
         "song",
     )
     assert TagSet.of([Post(id="1", words=("a",))]).types == TYPES
+
+
+@pytest.mark.parametrize("tag", ["B-LOC\u200b", "I-\ufeffPER", "B-LO\xadC", "B-LOC\x07"])
+def test_invisible_characters_in_a_tag_are_shown(tag: str) -> None:
+    with pytest.raises(DataError, match="invisible character") as caught:
+        canonical_tag(tag)
+    assert caught.value.what.isascii()
+    assert "\\" in caught.value.what

@@ -6,9 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnerfeat.datasets import Post, read_folder
-from mnerfeat.datasets.conll import read_conll
 from mnerfeat.datasets.tags import TagSet
 from mnerfeat.errors import DataError
+from tests.datasets.formats.files import read
+
+
+def read_conll(path: Path, *, labelled: bool = True) -> tuple[Post, ...]:
+    return read(path, "conll", labelled=labelled)
+
 
 ODD_WORDS = [
     "\xa0",  # a no-break space alone
@@ -188,3 +193,35 @@ def test_real_files_are_read_whole(shared: Path, name: str) -> None:
 def test_a_no_break_space_is_a_word_of_real_data(shared: Path) -> None:
     data = read_folder(shared / "data" / "twitter2015", ["dev"])
     assert sum(post.words.count("\xa0") for post in data["dev"].posts) == 1
+
+
+def test_a_post_may_name_several_images_or_none(tmp_path: Path) -> None:
+    text = "IMGID:1\nIMAGE:1 a.jpg\nIMAGE:b/2.jpg\na\tO\n\nIMGID:2\nIMAGE:\nIMAGE:x\tO\n"
+    assert read_conll(write(tmp_path / "a.txt", text)) == (
+        Post(id="1", words=("a",), tags=("O",), images=("1 a.jpg", "b/2.jpg")),
+        Post(id="2", words=("IMAGE:x",), tags=("O",)),
+    )
+
+
+def test_posts_without_labels_have_a_word_a_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "IMGID:1\nParis\nwins\n\nIMGID:2\n\xa0\n\nIMGID:3\na\tB-PER\n")
+    assert read_conll(path, labelled=False) == (
+        Post(id="1", words=("Paris", "wins"), images=("1.jpg",)),
+        Post(id="2", words=("\xa0",), images=("2.jpg",)),
+        Post(id="3", words=("a",), tags=("B-PER",), images=("3.jpg",)),
+    )
+    with pytest.raises(DataError, match="1 columns in 'Paris'"):
+        read_conll(path)
+    mixed = write(tmp_path / "b.txt", "IMGID:1\na\tO\nb\n")
+    with pytest.raises(DataError, match=r"b.txt:3: 1 columns in 'b'"):
+        read_conll(mixed, labelled=False)
+
+
+def test_a_post_without_words_is_unlabelled_and_has_an_image(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "IMGID:1\n\nIMGID:2\na\n")
+    assert read_conll(path, labelled=False)[0] == Post(id="1", words=(), images=("1.jpg",))
+    with pytest.raises(DataError, match="IMGID:1 has no words"):
+        read_conll(path)
+    alone = write(tmp_path / "b.txt", "IMGID:1\nIMAGE:\n\nIMGID:2\na\n")
+    with pytest.raises(DataError, match="IMGID:1 has no words"):
+        read_conll(alone, labelled=False)

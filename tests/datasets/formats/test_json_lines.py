@@ -6,9 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnerfeat.datasets import Post, read_posts, write_json_lines
-from mnerfeat.datasets.mner_mi import read_json_lines
 from mnerfeat.datasets.tags import TagSet
 from mnerfeat.errors import DataError, StorageError
+from tests.datasets.formats.files import read
+
+
+def read_json_lines(path: Path, *, labelled: bool = True) -> tuple[Post, ...]:
+    return read(path, "json", labelled=labelled)
 
 
 def write(path: Path, *records: object) -> Path:
@@ -201,3 +205,32 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> No
         with pytest.raises(StorageError, match="cannot be written"):
             write_json_lines([post], path)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"text":["Kawhi" "Leonard","wins"]}',
+        "{'text': ['Kawhi' 'Leonard', 'wins']}",
+        "{'text': ['Kawhi' \"Leonard\", 'wins'], 'label': ['O', 'O']}",
+        "{'text': ['Kawhi'\\\n'Leonard']}",
+    ],
+)
+def test_neighbouring_strings_are_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(DataError, match=r"not JSON \(E.* at column \d+\)"):
+        read_posts(write(tmp_path / "a.jsonl", line))
+
+
+def test_a_post_without_words_is_unlabelled_and_has_an_image(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"text": "", "images": ["1.jpg"]}, {"text": ["a"]})
+    assert read_posts(path)[0] == Post(id="1", words=(), images=("1.jpg",))
+    with pytest.raises(DataError, match="the post has no words"):
+        read_json_lines(write(tmp_path / "b.jsonl", {"text": [], "label": [], "images": ["1.jpg"]}))
+
+
+def test_words_of_a_string_keep_their_places_in_it(tmp_path: Path) -> None:
+    (post,) = read_posts(write(tmp_path / "a.jsonl", {"text": " U.S.  AT&amp;T"}))
+    assert post.raw == " U.S.  AT&amp;T"
+    assert post.offsets is not None
+    assert [post.raw[start:end] for start, end in post.offsets] == list(post.words)
+    assert post.offsets[0] == (1, 2)

@@ -1,24 +1,23 @@
-"""A data set in a folder: its splits found by name, their format told from their content."""
+"""Data sets in a folder: splits are found by file name, formats by content."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from mnerfeat.datasets.conll import START, parse_conll
-from mnerfeat.datasets.mner_mi import parse_json_lines
+from mnerfeat.datasets.formats import FORMATS, parse, write_posts
 from mnerfeat.datasets.posts import Post
-from mnerfeat.datasets.source import Source, refuse, shown
+from mnerfeat.datasets.source import Source, refuse
 from mnerfeat.datasets.tags import TagSet
 from mnerfeat.errors import ConfigError, DataError
 
 SplitName = Literal["train", "dev", "test"]
 
 SPLITS: tuple[SplitName, ...] = ("train", "dev", "test")
-"""The splits, under the names that the package uses."""
+"""The splits, by the names that the package uses."""
 
 FILE_NAMES: Mapping[str, SplitName] = {
     "train": "train",
@@ -27,13 +26,13 @@ FILE_NAMES: Mapping[str, SplitName] = {
     "val": "dev",
     "test": "test",
 }
-"""What files of a split are called, before the suffix."""
+"""Names of a split's file, without the suffix."""
 
-SUFFIXES = (".txt", ".json", ".jsonl", ".conll")
-"""Suffixes of files of posts; the format is told from the content."""
+SUFFIXES = (".txt", ".json", ".jsonl", ".conll", ".csv", ".tsv")
+"""Suffixes of files of posts; the format is recognised by content."""
 
 PREFIXES = ("MNER-MI", "MNER-UNI")
-"""What the published files of MNER-MI and MNER-MI-Plus put before the split, with `_`."""
+"""Prefixes of the published files of MNER-MI and MNER-MI-Plus, before `_` and the split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +41,17 @@ class Split:
 
     Attributes:
         name: train, dev or test.
-        path: The file they come from.
+        path: Its file.
         posts: In the file's order, labelled, with unique ids.
-        renamed: How many got a new id because an earlier post has theirs.
+        renamed: Number of posts that got a new id because an earlier post has theirs.
+        type_names: How often each entity type occurs in tags, by its name in the file.
     """
 
     name: SplitName
     path: Path
     posts: tuple[Post, ...]
     renamed: int = 0
+    type_names: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -68,8 +69,8 @@ class DataSet:
     """Splits of a data set.
 
     Attributes:
-        folder: Where they were looked for.
-        splits: Those that were asked for, by name.
+        folder: Its folder.
+        splits: The splits that were asked for, by name.
     """
 
     folder: Path
@@ -88,7 +89,7 @@ class DataSet:
 
 
 def fingerprint(posts: Iterable[Post]) -> str:
-    """SHA-256, in hexadecimal, of what the posts say: ids, words, tags, images, in order.
+    """Return the SHA-256, in hexadecimal, of posts' ids, words, tags and images, in order.
 
     Two files with the same posts have the same fingerprint whatever their format, line ends or
     names of types.
@@ -101,7 +102,7 @@ def fingerprint(posts: Iterable[Post]) -> str:
 
 
 def split_name(name: str) -> SplitName:
-    """The package's name of a split that may be called by any of `FILE_NAMES`.
+    """Return the package's name of a split, given any of `FILE_NAMES`.
 
     Raises:
         ConfigError: It is none of them.
@@ -113,20 +114,20 @@ def split_name(name: str) -> SplitName:
 
 
 def find_splits(folder: Path) -> dict[SplitName, Path]:
-    """Finds the files of the splits.
+    """Find the files of the splits.
 
     Files are called `train`, `dev` (or `valid`, `val`) and `test`, with a suffix of `SUFFIXES`,
     and may all have one prefix of `PREFIXES` (`MNER-MI_train.txt`); case does not matter.
 
     Args:
-        folder: The folder. Where it holds files under several prefixes, or under a prefix of
-            the user's own, `folder/prefix` picks those with that prefix.
+        folder: The folder. If it contains files with several prefixes, or with a prefix of the
+            user's own, `folder/prefix` picks those with that prefix.
 
     Returns:
-        The files that are there, in the order train, dev, test.
+        The files found, in the order train, dev, test.
 
     Raises:
-        DataError: There is no such folder, or more than one file would do for a split.
+        DataError: There is no such folder, or several files fit a split.
     """
     prefixes: tuple[str, ...] = ("", *PREFIXES)
     asked = folder
@@ -134,7 +135,7 @@ def find_splits(folder: Path) -> dict[SplitName, Path]:
         folder, prefixes = asked.parent, (asked.name,)
     if not folder.is_dir():
         raise DataError(
-            f"the data folder {asked} is not there",
+            f"the data folder {asked} does not exist",
             hint="name the folder that holds train.txt, dev.txt and test.txt",
         )
     files = _files(folder)
@@ -146,16 +147,12 @@ def find_splits(folder: Path) -> dict[SplitName, Path]:
             hint="name the folder that holds train.txt, dev.txt and test.txt",
         )
     if len(found) > 1:
+        names = (path.name for s in found.values() for paths in s.values() for path in paths)
+        choices = " or ".join(f"{folder / prefix}" for prefix in found if prefix)
         raise DataError(
             f"{folder} holds more than one data set",
-            faults=[
-                f"{path.name}"
-                for splits in found.values()
-                for paths in splits.values()
-                for path in paths
-            ],
-            hint=" or ".join(f"{folder / prefix}" for prefix in found if prefix)
-            + " as the data folder picks one",
+            faults=names,
+            hint=f"{choices} as the data folder picks one",
         )
     splits = next(iter(found.values()), {})
     faults = [
@@ -173,7 +170,7 @@ def find_splits(folder: Path) -> dict[SplitName, Path]:
 
 
 def read_split(folder: Path | str, split: str) -> Split:
-    """Reads one split of a data set.
+    """Read one split of a data set.
 
     Args:
         folder: As in `find_splits`.
@@ -181,33 +178,33 @@ def read_split(folder: Path | str, split: str) -> Split:
 
     Raises:
         ConfigError: An unknown split.
-        DataError: The split is not there, or holds lines that cannot be used (all are listed).
+        DataError: The split is missing, or lines cannot be used (all are listed).
     """
     name = split_name(split)
     return read_folder(folder, (name,))[name]
 
 
-def read_folder(folder: Path | str, splits: Iterable[str] = SPLITS) -> DataSet:
-    """Reads a data set.
+def read_folder(folder: Path | str, splits: Iterable[str] | None = SPLITS) -> DataSet:
+    """Read a data set.
 
     Args:
         folder: As in `find_splits`.
-        splits: The splits to read; each must be there.
+        splits: The splits to read, each of which must exist; None for all that exist.
 
     Raises:
         ConfigError: An unknown split.
-        DataError: A split is not there, or holds lines that cannot be used (all of all splits
-            are listed at once).
+        DataError: A split is missing, or lines cannot be used (all of all splits are listed).
     """
     folder = Path(folder)
-    names = [split_name(split) for split in splits]
+    names = None if splits is None else [split_name(split) for split in splits]
     files = find_splits(folder)
-    lacking = [name for name in names if name not in files]
-    if lacking:
+    names = names or list(files) or list(SPLITS)
+    missing = [name for name in names if name not in files]
+    if missing:
         raise DataError(
-            f"no {' and no '.join(lacking)} split in {folder}",
+            f"no {' and no '.join(missing)} split in {folder}",
             faults=[
-                *(f"looked for {name}: {_wanted(name)}" for name in lacking),
+                *(f"looked for {name}: {_wanted(name)}" for name in missing),
                 f"there is: {_listing(folder)}",
             ],
             hint="name the folder that holds the splits, or add the file",
@@ -216,69 +213,61 @@ def read_folder(folder: Path | str, splits: Iterable[str] = SPLITS) -> DataSet:
     faults: list[str] = []
     for name in names:
         source = Source(files[name])
-        posts = _parse(source, labelled=True)
-        read[name] = Split(name=name, path=files[name], posts=posts, renamed=source.renamed)
+        posts = parse(source, labelled=True)
+        read[name] = Split(
+            name=name,
+            path=files[name],
+            posts=posts,
+            renamed=source.renamed,
+            type_names=source.type_names,
+        )
         faults += source.faults
     refuse(faults)
     return DataSet(folder=folder, splits=read)
 
 
-def read_posts(path: Path | str) -> tuple[Post, ...]:
-    """Reads posts from one file, of either format, labelled or not.
+def read_posts(path: Path | str, *, labelled: bool = False) -> tuple[Post, ...]:
+    """Read posts from one file of any format.
+
+    Args:
+        path: The file.
+        labelled: Every post must have words and tags; otherwise tags are read if given.
 
     Returns:
-        The posts in the file's order, with unique ids; tags where the file gives them.
+        The posts in the file's order, with unique ids.
 
     Raises:
-        DataError: The file cannot be read, or holds lines that cannot be used (all are listed).
+        DataError: The file cannot be read, or lines cannot be used (all are listed).
     """
     source = Source(Path(path))
-    posts = _parse(source, labelled=False)
+    posts = parse(source, labelled=labelled)
     refuse(source.faults)
     return posts
 
 
 def every_post(path: Path | str) -> tuple[Post, ...]:
-    """The posts of all splits in a folder, or of one file.
+    """Return the posts of all splits in a folder, or of one file.
 
     Raises:
-        DataError: There are no posts, or lines that cannot be used (all are listed).
+        DataError: There are no posts, or lines cannot be used (all are listed).
     """
-    path = Path(path)
-    if path.is_file():
+    if Path(path).is_file():
         return read_posts(path)
-    names = tuple(find_splits(path)) or SPLITS  # none: read_folder says what was looked for
-    return tuple(post for split in read_folder(path, names) for post in split.posts)
+    return tuple(post for split in read_folder(path, None) for post in split.posts)
 
 
 def read_texts(path: Path | str) -> tuple[str, ...]:
-    """The texts of posts, each once: of all splits in a folder, or of one file.
+    """Return the texts of posts, each once: of all splits in a folder, or of one file.
 
     Raises:
-        DataError: There are no posts, or lines that cannot be used (all are listed).
+        DataError: There are no posts, or lines cannot be used (all are listed).
     """
     return tuple(dict.fromkeys(post.text for post in every_post(path)))
 
 
-def _parse(source: Source, *, labelled: bool) -> tuple[Post, ...]:
-    number, first = next(
-        ((n, text) for n, line in source.lines() if (text := line.strip(" \t"))), (1, "")
-    )
-    source.faults.clear()  # those of the lines before the first, which the parser finds again
-    if first.startswith(START):
-        posts = parse_conll(source)
-    elif first.startswith("{"):
-        posts = parse_json_lines(source, labelled=labelled)
-    elif not first:
-        source.fault(1, "the file is empty")
-        return ()
-    else:
-        source.fault(
-            number,
-            f"begins with {shown(first)}; wanted a line {START}<id>, or a JSON object a line",
-        )
-        return ()
-    return posts
+def write_json_lines(posts: Iterable[Post], path: Path) -> None:
+    """Write posts as JSON lines; see `mnerfeat.datasets.formats.write_posts`."""
+    write_posts(posts, path, FORMATS["json"])
 
 
 def _files(folder: Path) -> list[Path]:
@@ -289,7 +278,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _with_prefix(files: Iterable[Path], prefix: str) -> dict[SplitName, list[Path]]:
-    """Files of each split whose names are the prefix, `_` or `-` or `.`, and a name of a split."""
+    """Return each split's files named by the prefix, `_`, `-` or `.`, and a name of the split."""
     found: dict[SplitName, list[Path]] = {}
     for path in files:
         stem = path.stem.lower()
