@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mnerfeat.heads.base import HeadSizes, Images
-from mnerfeat.heads.dpe.priority import Priority
+from mnerfeat.heads.dpe.fusion import Priority
 from mnerfeat.heads.gifr import GifrConfig
 from mnerfeat.preference import Discriminator, DiscriminatorConfig
 
@@ -188,17 +188,17 @@ S = torch.linspace(0, 1, 11)
 
 def test_the_printed_weights_run_from_hard_to_easy_and_from_fine_to_coarse():
     printed = Priority(schedule="paper", gap_share=0.3, grain_share=0.3)
-    hard, easy = printed.gap(S)
+    hard, easy = printed.gap(S).unbind(dim=1)
     torch.testing.assert_close(easy, 0.3 * S)  # eq. 3
     torch.testing.assert_close(hard, 1 - 0.3 * S)
-    coarse, fine = printed.grain(S)
+    coarse, fine = printed.grain(S).unbind(dim=1)
     torch.testing.assert_close(coarse, 0.3 * S)  # eq. 6
     for rises, falls in ((easy, hard), (coarse, fine)):
         assert (rises.diff() > 0).all()
         assert (falls.diff() < 0).all()
         assert rises.max() == pytest.approx(0.3)  # λ is the most it gets, not the least
         assert rises.min() == 0
-    easy_first = Priority(schedule="intent", gap_share=0.3, grain_share=0.3).gap(S)[1]
+    easy_first = Priority(schedule="intent", gap_share=0.3, grain_share=0.3).gap(S)[:, 1]
     assert (easy_first.diff() < 0).all()
     assert easy_first.min() == pytest.approx(0.3)
 

@@ -339,7 +339,7 @@ def test_losses_scores_and_scalars_are_logged_for_tensorboard(finished):
 @pytest.mark.parametrize(
     ("head", "advice"),
     [
-        (IterativeConfig(spans=8, threshold=3.0), "--set head.iterative.threshold=1.5"),
+        (IterativeConfig(spans=8, threshold=3.0), "head.iterative.threshold"),
         (TextOnlyConfig(), None),
     ],
 )

@@ -13,14 +13,19 @@ def test_the_toy_world_is_run_for_every_head_asked_for(
     toy_dpe = load("benchmarks/toy_dpe.py")
     record, done = tmp_path / "toy_dpe.md", tmp_path / "scores.jsonl"
     sizes = ["--train", "12", "--dev", "4", "--test", "4", "--epochs", "1", "--spans", "6"]
-    heads = ["BERT-Iterative", "DPE-MNER", "w/o DMF"]
+    heads = ["text-CRF", "BERT-Iterative", "DPE-MNER", "w/o DMF"]
     asked = [*sizes, "--seeds", "1", "--heads", *heads]
-    found = toy_dpe.main([*asked, "--record", str(record), "--scores", str(done)])
+    asked += ["--record", str(record), "--scores", str(done)]
+    found = toy_dpe.main(asked)
     assert list(found) == heads
     for name in heads:
         assert f"| {name} | **" in record.read_text("utf-8")
-    monkeypatch.setattr(toy_dpe, "scores", None)  # what is done is not done again
-    assert toy_dpe.main([*asked, "--record", str(record), "--scores", str(done)]) == found
+    assert set(found["DPE-MNER"][1]["swapped"]) == {"grid", "caption", "regions", "tags"}
+    monkeypatch.setattr(toy_dpe, "measure", None)  # what is done is not done again
+    again = toy_dpe.main(asked)
+    assert [again[name][1]["f1"] for name in heads] == [found[name][1]["f1"] for name in heads]
+    with pytest.raises(TypeError):  # but for other options it is
+        toy_dpe.main([*asked, "--spans", "7"])
 
 
 def test_what_it_costs_is_measured_on_both_sides(shared: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """DPE-MNER: iterative reasoning over diverse representations; BERT-Iterative: without images."""
 
-from mnerfeat.heads.dpe.dpe import DpeConfig
-from mnerfeat.heads.dpe.iterative import IterativeConfig
+from mnerfeat.heads.dpe.config import DpeConfig, IterativeConfig
 
 __all__ = ["DpeConfig", "IterativeConfig"]

@@ -1,75 +1,129 @@
-"""The head around a reasoning network: noise, steps, loss and entities."""
+"""The head around a reasoning network: noise, reasoning steps, loss and threshold."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mnerfeat.heads.base import Head, HeadOutput, Images, KeyValues, ParameterGroup, Words
-from mnerfeat.heads.dpe.config import DiffusionConfig
-from mnerfeat.heads.dpe.decoding import Candidates, EntityDecoder, Scores, as_tags, decode
-from mnerfeat.heads.dpe.diffusion import Diffusion, noise_of
-from mnerfeat.heads.dpe.matching import find_targets, matched_loss, repetitions
-from mnerfeat.heads.dpe.reasoning import Moment, Reasoned, Reasoner
-from mnerfeat.heads.dpe.relevance import Alignment
-from mnerfeat.heads.dpe.spans import (
-    Entities,
-    Signal,
-    Spans,
-    gold_entities,
-    to_signal,
-    to_words,
+from mnerfeat.heads.base import (
+    Candidates,
+    Head,
+    HeadOutput,
+    Images,
+    KeyValues,
+    ParameterGroup,
+    Words,
 )
+from mnerfeat.heads.dpe.diffusion import Diffusion, Signal, seeded_noise, to_signal, to_words
+from mnerfeat.heads.dpe.entities import (
+    Decoded,
+    Entities,
+    EntityDecoder,
+    LossOptions,
+    Scores,
+    above,
+    best_threshold,
+    find_targets,
+    gold_entities,
+    matching_loss,
+    repetitions,
+)
+from mnerfeat.heads.dpe.fusion import Context, Fused, Text, Timestep, alignment_loss
+from mnerfeat.heads.dpe.network import ReasoningNetwork
+from mnerfeat.heads.dpe.packing import Spans
+
+FIRST_THRESHOLD = 2.5
+"""The threshold of DiffusionNER, until one is chosen on dev."""
 
 PointerWords = tuple[Float[Tensor, "batch words d"], Float[Tensor, "batch words d"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """The relevance losses of eq. 20.
+
+    Attributes:
+        texts: Text granularities that take part.
+        temperature: τ of eqs. 17 and 18.
+        text_share: λ_rel of eq. 19.
+    """
+
+    texts: tuple[Text, ...]
+    temperature: float
+    text_share: float
 
 
 class DiffusionHead(Head):
     """Entities by iterative reasoning: noisy spans that become entities step by step.
 
     Training: the gold spans, repeated to fill N_s noisy spans, get the noise of a random timestep
-    (eq. 1), and the network has to find the entities again. Use: N_s spans of pure noise are taken
-    back to entities in a few steps of DDIM; what the last step is sure enough of is the answer. A
-    post without entities has one span over all of it in the place of gold ones, and each of its
-    spans has to become NIL.
+    (eq. 1), and the network has to recover the entities. Inference: N_s spans of pure noise are
+    taken back to entities in a few steps of DDIM; the entities of the last step with a score above
+    the threshold are the answer. A post without entities has one span over all of it in place of
+    gold ones, and each of its spans has to become NIL.
 
-    In training the noise comes from torch's generator. In evaluation mode, loss and entities come
-    from the noise of each post's own seed, so they depend on no other post.
+    In training the noise comes from torch's generator. In evaluation mode, and wherever tags are
+    asked for, it depends on each post's seed alone, so no result depends on other posts.
 
     Args:
-        config: The options.
-        reasoner: The network.
-        d_text: Size of a word state.
-        n_tags: Number of tag ids.
-        align: How the relevance of images is learned; None for not at all.
+        network: The reasoning network.
+        decoder: From its span representations to boundaries and types.
+        diffusion: Noise and timesteps.
+        spans: N_s.
+        scale: Half the range of the diffusion's signal.
+        loss: How matching and loss weigh their parts.
+        threshold: Entities need a higher score, 0 to 3; None to choose it on dev.
+        alignment: The relevance losses; None for none.
     """
+
+    threshold: Tensor
 
     def __init__(
         self,
-        config: DiffusionConfig,
-        reasoner: Reasoner[Any],
+        network: ReasoningNetwork,
+        decoder: EntityDecoder,
+        diffusion: Diffusion,
         *,
-        d_text: int,
-        n_tags: int,
-        align: Alignment | None = None,
+        spans: int,
+        scale: float,
+        loss: LossOptions,
+        threshold: float | None,
+        alignment: Alignment | None,
     ) -> None:
         super().__init__()
-        self.columns = reasoner.columns
-        self.config = config
-        self.align = align
-        self.reasoner = reasoner
-        self.decoder = EntityDecoder(d_text, types=(n_tags - 1) // 2, dropout=config.dropout)
-        self.diffusion = Diffusion(config.noise, timesteps=config.timesteps, steps=config.steps)
+        self.columns = () if network.fusion is None else network.fusion.columns
+        self.network = network
+        self.decoder = decoder
+        self.diffusion = diffusion
+        self.spans = spans
+        self.scale = scale
+        self.loss = loss
+        self.alignment = alignment
+        self.calibrated = threshold is None
+        value = FIRST_THRESHOLD if threshold is None else threshold
+        # A chosen threshold is saved with the weights; one that is given is an option.
+        self.register_buffer("threshold", torch.tensor(value), persistent=self.calibrated)
 
     def parameter_groups(self) -> dict[ParameterGroup, list[torch.nn.Parameter]]:
-        """All learn at one rate."""
+        """All parameters learn at one rate."""
         return {"fusion": list(self.parameters()), "crf": [], "scalars": []}
 
     def prefix(self, images: Images) -> KeyValues | None:  # noqa: ARG002
         """None: the images meet the text after the encoder."""
         return None
+
+    def calibrate(
+        self, gold: Int[Tensor, "posts words"], candidates: Candidates
+    ) -> tuple[Int[Tensor, "posts words"], dict[str, float]]:
+        """Choose the threshold with the highest F1 on dev, unless it is given."""
+        if self.calibrated:
+            best = best_threshold(gold, candidates)
+            if best is not None:
+                self.threshold.fill_(best)
+        threshold = float(self.threshold)
+        return above(candidates, threshold), {"threshold": threshold}
 
     def forward(
         self,
@@ -79,121 +133,114 @@ class DiffusionHead(Head):
         *,
         decode: bool = True,
     ) -> HeadOutput:
-        """L_NER, plus the alignment terms, and the entities after each reasoning step."""
-        known = self.reasoner.look(words, images)
-        pointed = self.decoder.look(known.words.states)
-        noise = self._noise(words)
+        """Return L_NER plus the relevance losses, and the entities after each reasoning step."""
+        context = self.network.context(words, images)
+        pointed = self.decoder.context(context.words.states)
         loss = None
         if gold is not None:
             entities = [gold_entities(row) for row in gold.tolist()]
-            loss = self._loss(known, pointed, images, entities, noise)
+            loss = self._loss(context, pointed, images, entities)
         if not decode:
             return HeadOutput(loss=loss, tags=None)
-        steps, seen = self._reason(known, pointed, noise)
-        return HeadOutput(loss=loss, tags=steps[-1], images=seen, steps=tuple(steps))
-
-    def _noise(self, words: Words) -> Float[Tensor, "steps batch noisy 2"]:
-        """Fresh noise of one step in training; in use that of each post's seed, for every step."""
-        device = words.states.device
-        batch = len(words.mask)
-        if self.training:
-            return torch.randn(1, batch, self.config.spans, 2, device=device)
-        seeds = [0] * batch if words.seed is None else words.seed.tolist()
-        return noise_of(seeds, spans=self.config.spans, steps=self.config.steps).to(device)
-
-    def _times(self, words: Words) -> Int[Tensor, " batch"]:
-        """A timestep for each post to learn from."""
-        shape, device = (len(words.mask),), words.states.device
-        if self.training:
-            return torch.randint(self.config.timesteps, shape, device=device)
-        if words.seed is None:
-            return torch.zeros(shape, dtype=torch.long, device=device)
-        return words.seed.to(device) % self.config.timesteps
+        steps, relevance = self._reason(context, pointed)
+        threshold = float(self.threshold)
+        tags = tuple(above(candidates, threshold) for candidates in steps)
+        return HeadOutput(
+            loss=loss,
+            tags=tags[-1],
+            images={} if relevance is None else {"relevance": relevance},
+            steps=tags,
+            candidates=steps[-1],
+        )
 
     def _loss(
         self,
-        known: Any,
+        context: Context,
         pointed: PointerWords,
         images: Images,
         entities: Sequence[Entities],
-        noise: Float[Tensor, "steps batch noisy 2"],
     ) -> Float[Tensor, ""]:
         """Eq. 20."""
-        words: Words = known.words
-        time = self._times(words)
-        noisy = self.diffusion.add_noise(self._start(words, entities), noise[0], time)
-        scores, reasoned, spans = self._step(
-            known, pointed, noisy, time, pairs=self.align is not None
-        )
-        weights = self.config.loss_weights
-        targets = find_targets(scores, spans, entities, weights)
-        loss = matched_loss(scores, targets, weights).mean()
-        if self.align is not None:
-            loss = loss + self.align.loss(reasoned.pairs, images.mask.any(dim=1))
-        return loss
+        words = context.words
+        shape, device = (len(words.mask),), words.states.device
+        if self.training:
+            noise = torch.randn(*shape, self.spans, 2, device=device)
+            time = torch.randint(self.diffusion.timesteps, shape, device=device)
+        else:
+            seeds = torch.zeros(shape, dtype=torch.long) if words.seed is None else words.seed
+            time = seeds.to(device) % self.diffusion.timesteps
+            noise = self._seeded_noise(words)[0]
+        noisy = self.diffusion.add_noise(self._gold_signal(words, entities), noise, time)
+        pairs = self.alignment is not None
+        scores, fused, spans = self._step(context, pointed, noisy, time, pairs=pairs)
+        targets = find_targets(scores, spans, entities, self.loss)
+        loss = matching_loss(scores, targets, self.loss).mean()
+        if self.alignment is None:
+            return loss
+        terms = [
+            alignment_loss(
+                fused.pairs[text],
+                images.mask.any(dim=1),
+                temperature=self.alignment.temperature,
+                text_share=self.alignment.text_share,
+            )
+            for text in self.alignment.texts
+        ]
+        return loss + torch.stack(terms).sum()
 
-    def _start(self, words: Words, entities: Sequence[Entities]) -> Signal:
-        """z_0: the gold spans, repeated to fill the noisy ones."""
-        spans = self.config.spans
-        lengths = words.mask.sum(dim=1)
-        left, right = [], []
-        for found, length in zip(entities, lengths.tolist(), strict=True):
-            known = found or [(0, length - 1, 0)]
-            repeated = [
-                span
-                for span, times in zip(known, repetitions(len(known), spans), strict=True)
-                for span in [span] * times
-            ][:spans]
-            left.append([first for first, _, _ in repeated])
-            right.append([last for _, last, _ in repeated])
-        device = words.states.device
-        return to_signal(
-            torch.tensor(left, device=device),
-            torch.tensor(right, device=device),
-            lengths - int(self.config.lengths == "alike"),
-            scale=self.config.scale,
-        )
+    def _gold_signal(self, words: Words, entities: Sequence[Entities]) -> Signal:
+        """Return z_0: the gold spans, repeated to fill the noisy ones."""
+        last = words.mask.sum(dim=1) - 1
+        filled = []
+        for found, end in zip(entities, last.tolist(), strict=True):
+            gold = found or [(0, end, 0)]
+            times = repetitions(len(gold), self.spans)
+            spans = [span[:2] for span, n in zip(gold, times, strict=True) for _ in range(n)]
+            filled.append(spans[: self.spans])
+        left, right = torch.tensor(filled, device=last.device).unbind(dim=2)
+        return to_signal(left, right, last, scale=self.scale)
+
+    def _seeded_noise(self, words: Words) -> Float[Tensor, "steps batch noisy 2"]:
+        """Draw the noise of all reasoning steps from each post's seed."""
+        seeds = [0] * len(words.mask) if words.seed is None else words.seed.tolist()
+        steps = len(self.diffusion.times)
+        return seeded_noise(seeds, spans=self.spans, steps=steps).to(words.states.device)
 
     def _step(
         self,
-        known: Any,
+        context: Context,
         pointed: PointerWords,
         noisy: Signal,
         time: Int[Tensor, " batch"],
         *,
         pairs: bool = False,
-    ) -> tuple[Scores, Reasoned, Spans]:
-        """One reasoning step: from a noisy signal to what its spans seem to be."""
-        words: Words = known.words
-        spans = Spans.of(*to_words(noisy, words.mask.sum(dim=1) - 1, scale=self.config.scale))
-        moment = Moment(time=time, share=self.diffusion.signal_share(time))
-        reasoned: Reasoned = self.reasoner(known, spans, moment, pairs=pairs)
-        return self.decoder(reasoned.spans, pointed, words.mask), reasoned, spans
+    ) -> tuple[Scores, Fused, Spans]:
+        """Take one reasoning step: from a noisy signal to predictions for its spans."""
+        mask = context.words.mask
+        spans = Spans.distinct(*to_words(noisy, mask.sum(dim=1) - 1, scale=self.scale))
+        step = Timestep(time=time, signal=self.diffusion.signal_share(time))
+        states, fused = self.network(context, spans, step, pairs=pairs)
+        return self.decoder(states, pointed, mask), fused, spans
 
     @torch.no_grad()
     def _reason(
-        self, known: Any, pointed: PointerWords, noise: Float[Tensor, "steps batch noisy 2"]
-    ) -> tuple[list[Int[Tensor, "batch words"]], dict[str, Float[Tensor, "batch images"]]]:
-        """Tag ids after each step, and what the last one made of the images."""
-        words: Words = known.words
-        last = words.mask.sum(dim=1) - 1
-        found: list[tuple[Candidates, Spans]] = []
-        seen: dict[str, Tensor] = {}
+        self, context: Context, pointed: PointerWords
+    ) -> tuple[list[Candidates], Float[Tensor, "batch images"] | None]:
+        """Return the candidates after each step, and the images' relevance in the last one."""
+        mask = context.words.mask
+        last = mask.sum(dim=1) - 1
+        found: list[Candidates] = []
+        relevance: Tensor | None = None
 
         def predict(noisy: Signal, time: int) -> Signal:
-            nonlocal seen
+            nonlocal relevance
             times = torch.full_like(last, time)
-            scores, reasoned, spans = self._step(known, pointed, noisy, times)
-            candidates = Candidates.of(scores)
-            found.append((candidates, spans))
-            seen = dict(reasoned.images)
-            left, right = (x.gather(1, spans.place) for x in (candidates.left, candidates.right))
-            return to_signal(left, right, last, scale=self.config.scale)
+            scores, fused, spans = self._step(context, pointed, noisy, times)
+            decoded = Decoded.of(scores)
+            found.append(decoded.candidates(spans, mask))
+            relevance = fused.relevance
+            left, right = (x.gather(1, spans.index) for x in (decoded.left, decoded.right))
+            return to_signal(left, right, last, scale=self.scale)
 
-        self.diffusion.sample(noise, predict)
-        threshold = self.config.threshold
-        tags = [
-            as_tags(decode(candidates, spans, threshold=threshold), words.mask)
-            for candidates, spans in found
-        ]
-        return tags, seen
+        self.diffusion.sample(self._seeded_noise(context.words), predict)
+        return found, relevance

@@ -5,8 +5,14 @@ import math
 import pytest
 import torch
 
-from mnerfeat.heads.dpe.diffusion import Diffusion, TimeEmbedding, alphas_bar, noise_of
-from mnerfeat.heads.dpe.spans import to_signal, to_words
+from mnerfeat.heads.dpe.diffusion import (
+    Diffusion,
+    alphas_bar,
+    seeded_noise,
+    to_signal,
+    to_words,
+)
+from mnerfeat.heads.dpe.network import TimeEmbedding
 
 
 def betas(noise: str, timesteps: int) -> list[float]:
@@ -119,10 +125,10 @@ def test_little_noise_leaves_the_gold_spans():
 
 def test_noise_depends_on_a_posts_seed_alone():
     seeds = [5, 2**62 + 1, 0]
-    together = noise_of(seeds, spans=7, steps=3)
+    together = seeded_noise(seeds, spans=7, steps=3)
     assert together.shape == (3, 3, 7, 2)
     for place, seed in enumerate(seeds):
-        assert torch.equal(noise_of([seed], spans=7, steps=3)[:, 0], together[:, place])
+        assert torch.equal(seeded_noise([seed], spans=7, steps=3)[:, 0], together[:, place])
     assert len({float(x) for x in together[0, :, 0, 0]}) == 3
 
 

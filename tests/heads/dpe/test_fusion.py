@@ -7,17 +7,16 @@ import torch
 
 from mnerfeat.heads.base import Head, Images, Words
 from mnerfeat.heads.dpe import DpeConfig, IterativeConfig
-from mnerfeat.heads.dpe.attention import Attention, Blocks, BottleneckTransformer
-from mnerfeat.heads.dpe.packed import Packed
-from mnerfeat.heads.dpe.reasoning import Moment
-from mnerfeat.heads.dpe.spans import Spans
+from mnerfeat.heads.dpe.fusion import FusionUnit, ImageTokens, Timestep
+from mnerfeat.heads.dpe.layers import Attention, LayerSizes
+from mnerfeat.heads.dpe.packing import Packed, Spans
 from tests.heads.contract import IMAGES, SIZES, WORDS, Batch, draw
 from tests.heads.dpe import transcribed
 
 SPANS = [(0, 2), (1, 1), (0, 0), (1, 1), (0, 2), (2, 3)]
 """Of a post, with repetitions."""
 
-BLOCKS = Blocks(
+LAYERS = LayerSizes(
     d_model=8, attention_size=6, attention_heads=2, feed_forward=5, bottlenecks=3, dropout=0.0
 )
 
@@ -40,15 +39,15 @@ def reason(head: Any, batch: Batch, time: int, spans: list[tuple[int, int]]) -> 
     words, images, _ = batch
     last = words.mask.sum(1, keepdim=True) - 1
     bounds = torch.tensor([spans] * len(words.mask))
-    found = Spans.of(bounds[..., 0].minimum(last), bounds[..., 1].minimum(last))
+    found = Spans.distinct(bounds[..., 0].minimum(last), bounds[..., 1].minimum(last))
     times = torch.full((len(words.mask),), time)
-    moment = Moment(time=times, share=head.diffusion.signal_share(times))
-    reasoner = head.reasoner
+    step = Timestep(time=times, signal=head.diffusion.signal_share(times))
+    network = head.network
     with torch.no_grad():
-        reasoned = reasoner(reasoner.look(words, images), found, moment, pairs=True)
-    states = reasoned.spans.padded()
-    index = found.place.unsqueeze(2).expand(-1, -1, states.shape[2])
-    return reasoned, states.gather(1, index)
+        spans, fused = network(network.context(words, images), found, step, pairs=True)
+    states = spans.padded()
+    index = found.index.unsqueeze(2).expand(-1, -1, states.shape[2])
+    return fused, states.gather(1, index)
 
 
 def of_post(post: int) -> list[tuple[int, int]]:
@@ -70,7 +69,7 @@ def tokens(head: Any, batch: Batch, post: int) -> list[dict[tuple[str, str], tor
             vectors = columns[name][post, image]
             if length:
                 vectors = vectors[: int(columns[length][post, image])]
-            layer = head.reasoner.representations[f"{grain}_{gap}"].projection
+            layer = head.network.fusion.representations[f"{grain}_{gap}"].projection
             flat = vectors.reshape(-1, vectors.shape[-1])
             of_image[grain, gap] = transcribed.linear(layer, flat)
     return found
@@ -88,10 +87,10 @@ def test_dpe_is_the_papers_equations(post: int, time: int) -> None:
     _, got = reason(head, batch, time, SPANS)
     words = batch[0].states[post, : WORDS[post]]
     with torch.no_grad():
-        spans, embedded = transcribed.span_states(head.reasoner.reader, words, of_post(post), time)
+        spans, embedded = transcribed.span_states(head.network, words, of_post(post), time)
         texts = {"token": words, "sentence": batch[0].sentence[post : post + 1], "span": spans}
         share = float(head.diffusion.alpha_bar[time].sqrt())
-        wanted = transcribed.fuse(head.reasoner, texts, tokens(head, batch, post), embedded, share)
+        wanted = transcribed.fuse(head.network, texts, tokens(head, batch, post), embedded, share)
     torch.testing.assert_close(got[post], wanted, rtol=2e-3, atol=2e-4)
 
 
@@ -102,10 +101,9 @@ def test_bert_iterative_is_the_equations_without_images(post: int) -> None:
     _, got = reason(head, batch, 500, SPANS)
     words = batch[0].states[post, : WORDS[post]]
     with torch.no_grad():
-        reasoner = head.reasoner
-        spans, embedded = transcribed.span_states(reasoner.reader, words, of_post(post), 500)
+        spans, embedded = transcribed.span_states(head.network, words, of_post(post), 500)
         fused = {"token": words, "sentence": batch[0].sentence[post : post + 1], "span": spans}
-        wanted = transcribed.top(reasoner.top, reasoner.reader.aggregator, fused, embedded)
+        wanted = transcribed.top(head.network, fused, embedded)
     torch.testing.assert_close(got[post], wanted, rtol=2e-3, atol=2e-4)
 
 
@@ -114,7 +112,7 @@ def test_relevance_of_all_pairs_is_that_of_each_text_with_each_images() -> None:
     head, batch = built(config), draw(config)
     for name in ("caption_length", "tags_length", "regions_count"):
         batch[1].columns[name] = batch[1].columns[name].clamp(min=1) * batch[1].mask
-    reasoned, _ = reason(head, batch, 500, SPANS)
+    fused, _ = reason(head, batch, 500, SPANS)
     for level in ("token", "sentence", "span"):
         for a in (0, 2, 3):
             words = batch[0].states[a, : WORDS[a]]
@@ -122,14 +120,12 @@ def test_relevance_of_all_pairs_is_that_of_each_text_with_each_images() -> None:
                 x = {
                     "token": words,
                     "sentence": batch[0].sentence[a : a + 1],
-                    "span": transcribed.span_states(head.reasoner.reader, words, of_post(a), 500)[
-                        0
-                    ],
+                    "span": transcribed.span_states(head.network, words, of_post(a), 500)[0],
                 }[level]
                 for b in (0, 2, 4):
                     each = [
                         transcribed.relevance(
-                            head.reasoner.bottom[f"{level}_{grain}"].gate,
+                            head.network.fusion.bottom[f"{level}_{grain}"].gates[level],
                             x,
                             y[grain, "image"],
                             y[grain, "text"],
@@ -138,14 +134,14 @@ def test_relevance_of_all_pairs_is_that_of_each_text_with_each_images() -> None:
                         for grain in ("coarse", "fine")
                     ]
                     wanted = sum(each) / len(each)
-                    assert float(reasoned.pairs[level][a, b]) == pytest.approx(wanted, abs=1e-4)
+                    assert float(fused.pairs[level][a, b]) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_attention_to_counted_keys_is_attention_to_repeated_keys() -> None:
-    layer = shaken(Attention(BLOCKS))
+    layer = shaken(Attention(LAYERS))
     x, memory = torch.randn(2, 3, 8), torch.randn(2, 4, 8)
     count = torch.tensor([[2.0, 0.0, 1.0, 3.0], [0.0, 1.0, 0.0, 0.0]])
-    queries = Packed.whole(x)
+    queries = Packed.full(x)
     got = queries.padded(layer(queries, Packed.of(memory, count)))
     beside = queries.padded(
         layer(
@@ -159,27 +155,24 @@ def test_attention_to_counted_keys_is_attention_to_repeated_keys() -> None:
         torch.testing.assert_close(got[post], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_the_bottleneck_transformer_sees_the_weighted_tokens_and_tells_where_it_looks() -> None:
-    layer = shaken(BottleneckTransformer(BLOCKS))
+def test_the_bottleneck_transformer_sees_the_weighted_tokens() -> None:
+    unit = shaken(FusionUnit(LAYERS, "token", views=1))
     text, weight = torch.randn(3, 3, 8), torch.rand(3, 2, 5)
     tokens = torch.randn(3, 2, 5, 8)
     mask = torch.tensor(
         [[[1, 1, 0, 1, 1], [0, 1, 0, 0, 0]], [[0] * 5, [1, 1, 0, 0, 0]], [[0] * 5] * 2]
     ).bool()
     images = mask.any(dim=2)
-    met, attention = layer(Packed.whole(text), layer.look(tokens, mask, images), weight)
-    got = met.padded()
+    context = unit.context(ImageTokens.of(tokens, mask), images)
+    got = unit.mbt(Packed.full(text), context, weight).padded()
     for post in range(3):
         seen = [
             (weight[post, image, :, None] * tokens[post, image])[mask[post, image]]
             for image in range(2)
             if images[post, image]
         ]
-        wanted = transcribed.bottleneck_transformer(layer, text[post], seen or [text[0, :0]])
+        wanted = transcribed.bottleneck_transformer(unit.mbt, text[post], seen or [text[0, :0]])
         torch.testing.assert_close(got[post], wanted, rtol=1e-4, atol=1e-5)
-    assert (attention[~images] == 0).all()
-    assert (attention[images] > 0).all()
-    assert (attention < 1).all()
 
 
 @pytest.mark.parametrize("ablation", ["none", "no-dmf", "no-coarse"])
@@ -195,8 +188,7 @@ def test_an_image_is_as_relevant_alone_as_beside_others(ablation: Any) -> None:
             columns={name: column[:, slot : slot + 1] for name, column in images.columns.items()},
         )
         apart, _ = reason(head, (words, alone, gold), 300, SPANS)
-        for name in ("relevance", "attention"):
-            torch.testing.assert_close(apart.images[name][:, 0], together.images[name][:, slot])
+        torch.testing.assert_close(apart.relevance[:, 0], together.relevance[:, slot])
     assert int(images.mask.sum(dim=1).max()) > 1
 
 

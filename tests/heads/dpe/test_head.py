@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from mnerfeat.errors import ConfigError
 from mnerfeat.heads.base import IGNORED, Images, Words
-from mnerfeat.heads.dpe import DpeConfig, IterativeConfig, packed
-from mnerfeat.heads.dpe.decoding import NOTHING, Scores, as_tags
-from mnerfeat.heads.dpe.packed import Packed
-from mnerfeat.heads.dpe.spans import gold_entities
+from mnerfeat.heads.dpe import DpeConfig, IterativeConfig, packing
+from mnerfeat.heads.dpe.entities import NEVER, Scores, gold_entities
+from mnerfeat.heads.dpe.packing import Packed
 from tests.heads.contract import SIZES, WORDS, alone, draw
 
 SMALL: dict[str, Any] = {"spans": 24, "dropout": 0.0, "threshold": 1.0}
@@ -42,14 +41,14 @@ class Perfect(nn.Module):
         super().__init__()
         self.entities = [gold_entities(row) for row in gold.tolist()]
 
-    def look(self, words: Tensor) -> tuple[Tensor, Tensor]:
+    def context(self, words: Tensor) -> tuple[Tensor, Tensor]:
         return words, words
 
     def forward(self, spans: Packed, words: Any, mask: Tensor) -> Scores:
         batch, n_spans = spans.count.shape
         shape = (batch, n_spans, mask.shape[1])
-        left, right = torch.full(shape, NOTHING), torch.full(shape, NOTHING)
-        kind = torch.full((batch, n_spans, 3), NOTHING)
+        left, right = torch.full(shape, NEVER), torch.full(shape, NEVER)
+        kind = torch.full((batch, n_spans, 3), NEVER)
         for post, entities in enumerate(self.entities):
             for span in range(n_spans):
                 if not entities:
@@ -116,7 +115,7 @@ def test_padding_that_is_kept_as_on_a_gpu_changes_nothing(
     losses, tags = [], []
     for kept in (False, True):
         if kept:
-            monkeypatch.setattr(packed, "real_rows", lambda _: None)
+            monkeypatch.setattr(packing, "real_rows", lambda _: None)
         found = head(words, images, gold)
         head.zero_grad()
         found.loss.backward()
@@ -170,6 +169,64 @@ def test_training_noise_is_drawn_anew_and_in_use_it_is_not() -> None:
     assert len(losses) == 4
 
 
+@pytest.mark.parametrize("config", [IterativeConfig(**SMALL), DpeConfig(**SMALL)])
+def test_tags_can_be_had_while_training(config: Any) -> None:
+    head = built(config)
+    words, images, gold = draw(config)
+    wanted = head(words, images).tags
+    found = head.train()(words, images, gold)
+    assert len(found.steps) == 5
+    assert torch.equal(found.tags, wanted)
+    assert found.loss.requires_grad
+
+
+class TestThreshold:
+    def learned(self, config: Any) -> tuple[Any, Words, Tensor]:
+        words = text([7, 5, 8, 6], seed=3)
+        gold = torch.where(words.mask, torch.tensor(0), IGNORED)
+        gold[0, 1:3] = torch.tensor([1, 2])
+        gold[1, 0] = 3
+        torch.manual_seed(0)
+        head = config.build(SIZES).train()
+        optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3)
+        for _ in range(30):
+            optimizer.zero_grad()
+            head(words, no_images(4), gold, decode=False).loss.backward()
+            optimizer.step()
+        return head.eval(), words, gold
+
+    def test_is_chosen_on_dev_and_saved_with_the_weights(self) -> None:
+        config = IterativeConfig(spans=12, dropout=0.0, attention_size=16)
+        head, words, gold = self.learned(config)
+        assert float(head.threshold) == 2.5
+        candidates = head(words, no_images(4)).candidates
+        tags, logged = head.calibrate(gold, candidates)
+        assert logged == {"threshold": float(head.threshold)}
+        assert float(head.threshold) != 2.5
+        assert torch.equal(head(words, no_images(4)).tags, tags)
+        again = config.build(SIZES).eval()
+        again.load_state_dict(head.state_dict())
+        assert torch.equal(again(words, no_images(4)).tags, tags)
+
+    def test_that_is_given_wins(self) -> None:
+        config = IterativeConfig(spans=12, dropout=0.0, attention_size=16, threshold=0.3)
+        head, words, gold = self.learned(config)
+        tags, logged = head.calibrate(gold, head(words, no_images(4)).candidates)
+        assert logged["threshold"] == pytest.approx(0.3)
+        assert torch.equal(head(words, no_images(4)).tags, tags)
+        other = replace(config, threshold=3.0).build(SIZES).eval()
+        other.load_state_dict(head.state_dict())
+        assert float(other.threshold) == 3.0
+
+    def test_stays_if_no_candidate_is_correct(self) -> None:
+        head = built(IterativeConfig(spans=12))
+        words = text([3])
+        candidates = head(words, no_images(1)).candidates
+        gold = torch.zeros(1, 3, dtype=torch.long)
+        head.calibrate(gold, candidates)
+        assert float(head.threshold) == 2.5
+
+
 def test_a_few_posts_are_learned_by_heart() -> None:
     words = text([7, 5, 8, 6], seed=3)
     gold = torch.where(words.mask, torch.tensor(0), IGNORED)
@@ -220,16 +277,10 @@ class TestAblations:
 
     @pytest.mark.parametrize("ablation", ["max-pool", "mean-pool", "mlp", "moe"])
     def test_static_fusion_is_bert_iterative_on_other_words(self, ablation: Any) -> None:
-        head = built(DpeConfig(**SMALL, ablation=ablation))
-        plain = built(IterativeConfig(**SMALL))
-        inner = {name.split("iterate.")[1] for name, _ in head.named_parameters()
-                 if "iterate." in name}  # fmt: skip
-        assert inner == {
-            name.removeprefix("reasoner.")
-            for name, _ in plain.named_parameters()
-            if name.startswith("reasoner.")
-        }
-        assert head.align is None
+        head, plain = built(DpeConfig(**SMALL, ablation=ablation)), built(IterativeConfig(**SMALL))
+        inner = {name for name, _ in head.named_parameters() if ".fusion." not in name}
+        assert inner == {name for name, _ in plain.named_parameters()}
+        assert head.alignment is None
 
 
 @pytest.mark.parametrize(
@@ -257,9 +308,3 @@ def test_all_faults_come_at_once() -> None:
     with pytest.raises(ConfigError) as refused:
         replace(IterativeConfig(), spans=0, threshold=-1.0, dropout=2.0)
     assert len(refused.value.faults) == 3
-
-
-def test_tags_of_entities_are_read_back_as_these_entities() -> None:
-    mask = torch.ones(1, 6, dtype=torch.bool)
-    entities = [[(0, 0, 1), (1, 3, 1), (4, 5, 0)]]
-    assert gold_entities(as_tags(entities, mask)[0].tolist()) == entities[0]

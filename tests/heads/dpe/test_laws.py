@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mnerfeat.heads.dpe import DpeConfig, IterativeConfig
-from mnerfeat.heads.dpe.dpe import Ablation
+from mnerfeat.heads.dpe.config import Ablation
 from tests.heads.contract import SIZES, HeadContract, draw
 
 SMALL: dict[str, Any] = {"spans": 8, "steps": 2, "dropout": 0.0, "threshold": 1.0}
@@ -26,8 +26,8 @@ class TestIntent(HeadContract):
     compares_posts = True
 
 
-class TestCompat(HeadContract):
-    config = IterativeConfig(spans=24, dropout=0.0, lengths="compat", noise="cosine")
+class TestRelu(HeadContract):
+    config = IterativeConfig(spans=24, dropout=0.0, pointer="relu", noise="cosine", loss="sum")
 
 
 @pytest.mark.parametrize("ablation", get_args(Ablation), scope="class")

@@ -1,5 +1,6 @@
 """Matching against brute force, and the loss against each noisy span taken by itself."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -10,17 +11,18 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from mnerfeat.heads.dpe.decoding import NOTHING, Scores
-from mnerfeat.heads.dpe.matching import (
-    LossWeights,
+from mnerfeat.heads.dpe.entities import (
+    NEVER,
+    LossOptions,
+    Scores,
     find_targets,
     match,
-    matched_loss,
+    matching_loss,
     repetitions,
 )
-from mnerfeat.heads.dpe.spans import Spans
+from mnerfeat.heads.dpe.packing import Spans
 
-WEIGHTS = LossWeights(boundary=2.0, kind=3.0, nil=0.4)
+WEIGHTS = LossOptions(boundary=2.0, kind=3.0, nil=0.4)
 
 
 @given(st.integers(0, 6), st.integers(1, 20))
@@ -73,12 +75,12 @@ def random_case(seed: int, spans: int, lengths: list[int]):
     last = torch.tensor(lengths) - 1
     bounds = torch.rand(2, len(lengths), spans, generator=generator) * lengths_of(lengths)
     left, right = bounds.long().sort(dim=0).values
-    found = Spans.of(left, right.minimum(last.unsqueeze(1)))
+    found = Spans.distinct(left, right.minimum(last.unsqueeze(1)))
     shape = (len(lengths), found.left.shape[1])
     outside = torch.arange(words) > last.view(-1, 1, 1)
     scores = Scores(
-        left=torch.randn(*shape, words, generator=generator).masked_fill(outside, NOTHING),
-        right=torch.randn(*shape, words, generator=generator).masked_fill(outside, NOTHING),
+        left=torch.randn(*shape, words, generator=generator).masked_fill(outside, NEVER),
+        right=torch.randn(*shape, words, generator=generator).masked_fill(outside, NEVER),
         kind=torch.randn(*shape, kinds, generator=generator),
     )
     return found, scores
@@ -88,15 +90,16 @@ def lengths_of(lengths: list[int]) -> torch.Tensor:
     return torch.tensor(lengths).view(1, -1, 1)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("seed", range(6))
-def test_the_loss_is_that_of_every_noisy_span_by_itself(seed):
+def test_the_loss_is_that_of_every_noisy_span_by_itself(seed, reduction):
     noisy, lengths = 9, [5, 3, 1, 4]
     gold = [[(0, 1, 0), (3, 4, 1)], [], [(0, 0, 1)], [(0, 3, 0), (1, 1, 1), (2, 3, 0), (0, 0, 0)]]
     spans, scores = random_case(seed, noisy, lengths)
     targets = find_targets(scores, spans, gold, WEIGHTS)
-    loss = matched_loss(scores, targets, WEIGHTS)
+    loss = matching_loss(scores, targets, replace(WEIGHTS, reduction=reduction))
     for post, entities in enumerate(gold):
-        place = spans.place[post]
+        place = spans.index[post]
         left, right = (x[post, place, : lengths[post]] for x in (scores.left, scores.right))
         kind = scores.kind[post, place]
         repeated = [e for e, n in zip(entities, repetitions(len(entities), noisy), strict=True)
@@ -122,9 +125,10 @@ def test_the_loss_is_that_of_every_noisy_span_by_itself(seed):
                     target = torch.zeros_like(logits)
                     target[hit] = 1
                     term = binary_cross_entropy_with_logits(logits, target, reduction="sum")
-                    boundary = boundary + term / noisy
+                    boundary = boundary + (term / noisy if reduction == "mean" else term)
         weight = torch.tensor([WEIGHTS.nil, 1.0, 1.0])
-        types = cross_entropy(kind, wanted_kind, weight, reduction="none").mean()
+        types = cross_entropy(kind, wanted_kind, weight, reduction="none")
+        types = types.mean() if reduction == "mean" else types.sum()
         wanted = WEIGHTS.boundary * boundary + WEIGHTS.kind * types
         torch.testing.assert_close(loss[post], wanted, rtol=1e-4, atol=1e-4)
 
@@ -133,13 +137,15 @@ def test_more_entities_than_spans_leave_some_unmatched():
     spans, scores = random_case(0, 2, [6])
     gold = [[(word, word, 0) for word in range(5)]]
     targets = find_targets(scores, spans, gold, WEIGHTS)
-    assert float(targets.matched.sum()) == 2
+    assert float(targets.kind[..., 1:].sum()) == 2
     assert float(targets.kind.sum()) == 2
+    assert float(targets.left.sum()) == float(targets.right.sum()) == 2
 
 
 def test_a_post_without_entities_wants_nothing_but_nil():
     spans, scores = random_case(1, 8, [4])
     targets = find_targets(scores, spans, [[]], WEIGHTS)
-    assert float(targets.matched.sum()) == 0
     assert torch.equal(targets.kind[..., 0], spans.count)
     assert not targets.kind[..., 1:].any()
+    assert not targets.left.any()
+    assert not targets.right.any()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mnerfeat.heads.dpe.priority import Priority
+from mnerfeat.heads.dpe.fusion import Priority
 
 SHARES = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])
 """s = √ᾱ_t, from pure noise to none."""
@@ -13,8 +13,8 @@ SHARES = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])
 
 def test_paper_is_the_equations_as_they_stand():
     priority = Priority(schedule="paper", gap_share=0.3, grain_share=0.2)
-    image, text = priority.gap(SHARES)
-    coarse, fine = priority.grain(SHARES)
+    image, text = priority.gap(SHARES).unbind(dim=1)
+    coarse, fine = priority.grain(SHARES).unbind(dim=1)
     for place, s in enumerate(SHARES.tolist()):
         assert float(image[place]) == pytest.approx(1 - 0.3 * s)  # eq. 3
         assert float(text[place]) == pytest.approx(0.3 * s)
@@ -24,8 +24,8 @@ def test_paper_is_the_equations_as_they_stand():
 
 def test_intent_goes_from_easy_to_hard_and_from_coarse_to_fine():
     priority = Priority(schedule="intent", gap_share=0.3, grain_share=0.1)
-    image, text = priority.gap(SHARES)
-    coarse, fine = priority.grain(SHARES)
+    image, text = priority.gap(SHARES).unbind(dim=1)
+    coarse, fine = priority.grain(SHARES).unbind(dim=1)
     for place, s in enumerate(SHARES.tolist()):
         left = math.sqrt(1 - s * s)
         assert float(text[place]) == pytest.approx(0.3 + 0.4 * left, abs=1e-6)
@@ -46,10 +46,10 @@ def test_reversed_priorities_are_exchanged(schedule):
         schedule=schedule, gap_share=0.3, grain_share=0.3, reverse_gap=True, reverse_grain=True
     )
     for name in ("gap", "grain"):
-        first, second = getattr(plain, name)(SHARES)
-        torch.testing.assert_close(getattr(swapped, name)(SHARES), (second, first))
+        shares = getattr(plain, name)(SHARES)
+        torch.testing.assert_close(getattr(swapped, name)(SHARES), shares.flip(1))
 
 
 def test_without_priorities_both_gaps_count_fully():
     priority = Priority(schedule="paper", gap_share=0.3, grain_share=0.3, equal=True)
-    assert all((weight == 1).all() for weight in priority.gap(SHARES))
+    assert all((weight == 1).all() for weight in priority.gap(SHARES).unbind(dim=1))

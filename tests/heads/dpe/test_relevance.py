@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from mnerfeat.heads.dpe.relevance import Alignment, Halves, RelevanceGate, contrast
+from mnerfeat.heads.dpe.fusion import FusionUnit, ImageTokens, RelevanceGate, alignment_loss
+from mnerfeat.heads.dpe.layers import LayerSizes
+from mnerfeat.heads.dpe.packing import Packed
 
 
 def sigmoid(x: float) -> float:
@@ -14,15 +16,19 @@ def sigmoid(x: float) -> float:
 
 def test_the_gate_is_two_layers_on_text_and_images_side_by_side():
     torch.manual_seed(0)
-    gate = RelevanceGate(4, means=2, hidden=6)
+    sizes = LayerSizes(
+        d_model=4, attention_size=2, attention_heads=1, feed_forward=2, bottlenecks=1, dropout=0.0
+    )
+    unit = FusionUnit(sizes, "span", views=2).requires_grad_(False)
+    gate = unit.gates["span"]
     text, images = torch.randn(5, 4), torch.randn(5, 3, 8)
     mask = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1], [1, 0, 0], [0, 0, 0]]).bool()
-    halves = Halves(text=gate.text(text), image=gate.image(images), mask=mask)
+    views = [ImageTokens.of(view.unsqueeze(2), mask.unsqueeze(2)) for view in images.split(4, 2)]
+    context = unit.context(ImageTokens.concatenated(views), mask)
+    _, own = unit(Packed.full(text.unsqueeze(1)), {"span": text}, context, torch.ones(5, 2))
+    pairs = unit.pairs("span", text, context)
     # [x; y; y_text] through one matrix, which is the two that the gate holds, side by side.
     first = torch.cat([gate.text.weight, gate.image.weight], dim=1)
-    own, pairs = gate(halves).detach(), gate.pairs(halves).detach()
-    gate.requires_grad_(False)
-    first = first.detach()
     for a in range(5):
         for b in range(5):
             each = []
@@ -30,7 +36,7 @@ def test_the_gate_is_two_layers_on_text_and_images_side_by_side():
                 together = torch.cat([text[a], image])
                 hidden = [
                     max(0.0, float(first[unit] @ together + gate.text.bias[unit]))
-                    for unit in range(6)
+                    for unit in range(4)
                 ]
                 score = sum(
                     float(w) * h for w, h in zip(gate.score.weight[0], hidden, strict=True)
@@ -39,19 +45,17 @@ def test_the_gate_is_two_layers_on_text_and_images_side_by_side():
             there = [score for score, real in zip(each, mask[b].tolist(), strict=True) if real]
             assert float(pairs[a, b]) == pytest.approx(sum(there) / max(1, len(there)), abs=1e-5)
             if a == b:
-                assert own[a].tolist() == pytest.approx(each, abs=1e-5)
+                masked = [score * real for score, real in zip(each, mask[b].tolist(), strict=True)]
+                assert own[a].tolist() == pytest.approx(masked, abs=1e-5)
 
 
 def test_a_text_can_rank_images_otherwise_than_another_text():
     """With one linear layer it could not: the text would add the same to every image's score."""
     torch.manual_seed(0)
-    gate = RelevanceGate(8, means=1, hidden=16)
-    halves = Halves(
-        text=gate.text(torch.randn(9, 8)),
-        image=gate.image(2 * torch.randn(9, 1, 8)),
-        mask=torch.ones(9, 1, dtype=torch.bool),
-    )
-    assert len({tuple(row) for row in gate.pairs(halves).argsort(dim=1).tolist()}) > 1
+    gate = RelevanceGate(8, means=1)
+    images = gate.image(2 * torch.randn(1, 9, 8))
+    relevance = gate(torch.randn(9, 1, 8), images.unsqueeze(0)).squeeze(1)
+    assert len({tuple(row) for row in relevance.argsort(dim=1).tolist()}) > 1
 
 
 def looped(pairs, with_images, temperature, share):
@@ -70,7 +74,9 @@ def looped(pairs, with_images, temperature, share):
 def test_the_loss_is_its_equations_over_the_posts_with_images(with_images, temperature, share):
     torch.manual_seed(0)
     pairs = torch.rand(4, 4, requires_grad=True)
-    loss = contrast(pairs, torch.tensor(with_images), temperature=temperature, text_share=share)
+    loss = alignment_loss(
+        pairs, torch.tensor(with_images), temperature=temperature, text_share=share
+    )
     wanted = looped(pairs.detach().tolist(), with_images, temperature, share)
     assert loss.item() == pytest.approx(wanted, abs=1e-5)
     loss.backward()
@@ -78,15 +84,3 @@ def test_the_loss_is_its_equations_over_the_posts_with_images(with_images, tempe
     outside = ~torch.tensor(with_images)
     assert not pairs.grad[outside].any()
     assert not pairs.grad[:, outside].any()
-
-
-def test_only_the_texts_that_take_part_count():
-    pairs = {name: torch.rand(3, 3) for name in ("token", "sentence", "span")}
-    images = torch.ones(3, dtype=torch.bool)
-
-    def loss(*texts: str) -> float:
-        return float(Alignment(texts=texts, temperature=0.1, text_share=0.5).loss(pairs, images))
-
-    one_by_one = [loss(name) for name in pairs]
-    assert loss("token", "sentence", "span") == pytest.approx(sum(one_by_one), abs=1e-5)
-    assert loss("token", "span") == pytest.approx(one_by_one[0] + one_by_one[2], abs=1e-5)

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from mnerfeat.datasets.tags import TagSet, entities
 from mnerfeat.heads.base import IGNORED
-from mnerfeat.heads.dpe.spans import Spans, gold_entities, to_signal, to_words
+from mnerfeat.heads.dpe.diffusion import to_signal, to_words
+from mnerfeat.heads.dpe.entities import gold_entities
+from mnerfeat.heads.dpe.packing import Spans
 
 
 def spans_of(words: int):
@@ -47,15 +49,6 @@ def test_a_signal_is_left_and_width_as_shares_of_the_last_word():
     assert signal.tolist() == [[[-1, 1], [0, -0.5], [0.5, -1]]]
 
 
-def test_compat_divides_by_the_words_instead():
-    alike, compat = (
-        to_signal(torch.tensor([[2]]), torch.tensor([[4]]), torch.tensor([n]), scale=1.0)
-        for n in (4, 5)
-    )
-    torch.testing.assert_close(alike, torch.tensor([[[0.0, 0.0]]]))
-    torch.testing.assert_close(compat, torch.tensor([[[-0.2, -0.2]]]))
-
-
 @given(st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), spans_of(n), spans_of(n))))
 def test_different_spans_are_counted_and_found_again(case):
     words, first, second = case
@@ -64,8 +57,8 @@ def test_different_spans_are_counted_and_found_again(case):
     left, right = (
         torch.tensor([[span[side] for span in post] for post in posts]) for side in (0, 1)
     )
-    spans = Spans.of(left, right)
-    inside = spans.inside(words)
+    spans = Spans.distinct(left, right)
+    inside = spans.covers(words)
     states = torch.randn(2, words, 3)
     means = spans.mean(states)
     for number, post in enumerate(posts):
@@ -78,7 +71,7 @@ def test_different_spans_are_counted_and_found_again(case):
             if real
         } == counts
         for noisy, (begin, end) in enumerate(post):
-            place = spans.place[number, noisy]
+            place = spans.index[number, noisy]
             assert [int(spans.left[number, place]), int(spans.right[number, place])] == [begin, end]
             assert inside[number, place].tolist() == [begin <= w <= end for w in range(words)]
             wanted = torch.stack([states[number, w] for w in range(begin, end + 1)]).mean(0)

@@ -76,31 +76,31 @@ def bottleneck_transformer(layer: Any, text: Tensor, images: list[Tensor]) -> Te
     return feed(layer.text_feed, norm(layer.text_norm, text + met))
 
 
-def relevance(gate: Any, text: Tensor, image: Tensor, told: Tensor) -> float:
+def relevance(gate: Any, text: Tensor, image: Tensor, in_text: Tensor) -> float:
     """Eq. 4, of means, through two layers."""
-    means = [sum(x[1:], x[0]) / len(x) for x in (text, image, told)]
+    means = [sum(x[1:], x[0]) / len(x) for x in (text, image, in_text)]
     first = torch.cat([gate.text.weight, gate.image.weight], dim=1)
     hidden = (first @ torch.cat(means) + gate.text.bias).clamp(min=0)
     return float((gate.score.weight[0] @ hidden + gate.score.bias[0]).sigmoid().detach())
 
 
-def span_states(reader: Any, words: Tensor, spans: list[tuple[int, int]], time: int) -> Any:
+def span_states(network: Any, words: Tensor, spans: list[tuple[int, int]], time: int) -> Any:
     """x_s, and E_t."""
     means = [sum(words[left + 1 : right + 1], words[left]) / (right - left + 1)
              for left, right in spans]  # fmt: skip
-    embedded = reader.time(torch.tensor([time]))[0]
-    return span_aggr(reader.aggregator, torch.stack(means), words) + embedded, embedded
+    embedded = network.time(torch.tensor([time]))[0]
+    return span_aggr(network.aggregator, torch.stack(means), words) + embedded, embedded
 
 
-def top(layer: Any, aggregator: Any, fused: dict[str, Tensor], embedded: Tensor) -> Tensor:
-    t2s = span_aggr(aggregator, fused["span"], fused["token"]) + embedded  # eq. 11
-    g2s = span_aggr(aggregator, fused["span"], fused["sentence"]) + embedded  # eq. 12
-    x2s = gated(layer.from_text, t2s, g2s)  # eqs. 13, 14
-    return gated(layer.from_all, x2s, fused["span"])  # eqs. 15, 16
+def top(network: Any, fused: dict[str, Tensor], embedded: Tensor) -> Tensor:
+    t2s = span_aggr(network.aggregator, fused["span"], fused["token"]) + embedded  # eq. 11
+    g2s = span_aggr(network.aggregator, fused["span"], fused["sentence"]) + embedded  # eq. 12
+    x2s = gated(network.top.from_text, t2s, g2s)  # eqs. 13, 14
+    return gated(network.top.from_all, x2s, fused["span"])  # eqs. 15, 16
 
 
 def fuse(
-    reasoner: Any,
+    network: Any,
     texts: dict[str, Tensor],
     images: list[dict[tuple[str, str], Tensor]],
     embedded: Tensor,
@@ -109,7 +109,7 @@ def fuse(
     """H_m by eqs. 3 to 16, λ_x = λ_y = 0.3.
 
     Args:
-        reasoner: Whose weights.
+        network: Provides the weights.
         texts: x_t, x_g and x_s.
         images: y of each image by granularity and gap, projected.
         embedded: E_t.
@@ -119,15 +119,15 @@ def fuse(
     for level, x in texts.items():
         met = {}
         for grain in ("coarse", "fine"):
-            layer = reasoner.bottom[f"{level}_{grain}"]
+            layer = network.fusion.bottom[f"{level}_{grain}"]
             weighted = []
             for image in images:
-                y, told = image[grain, "image"], image[grain, "text"]
-                h = torch.cat([(1 - 0.3 * share) * y, 0.3 * share * told])  # eq. 3
-                rel = relevance(layer.gate, x, y, told)  # eq. 4
+                y, y_text = image[grain, "image"], image[grain, "text"]
+                h = torch.cat([(1 - 0.3 * share) * y, 0.3 * share * y_text])  # eq. 3
+                rel = relevance(layer.gates[level], x, y, y_text)  # eq. 4
                 weighted.append(rel * h)
-            met[grain] = bottleneck_transformer(layer.meet, x, weighted)  # eq. 5
+            met[grain] = bottleneck_transformer(layer.mbt, x, weighted)  # eq. 5
         scheduled = 0.3 * share * met["coarse"] + (1 - 0.3 * share) * met["fine"]  # eq. 6
-        mixed = gated(reasoner.mixed, met["coarse"], met["fine"])  # eqs. 7, 8
-        fused[level] = gated(reasoner.middle, scheduled, mixed)  # eqs. 9, 10
-    return top(reasoner.top, reasoner.reader.aggregator, fused, embedded)
+        mixed = gated(network.fusion.gated, met["coarse"], met["fine"])  # eqs. 7, 8
+        fused[level] = gated(network.fusion.mixed, scheduled, mixed)  # eqs. 9, 10
+    return top(network, fused, embedded)

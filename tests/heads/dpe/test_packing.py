@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mnerfeat.heads.dpe import packed
-from mnerfeat.heads.dpe.packed import Packed
+from mnerfeat.heads.dpe import packing
+from mnerfeat.heads.dpe.packing import Packed
 
 COUNT = torch.tensor([[2.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 3.0, 1.0]])
 REAL = COUNT > 0
@@ -13,7 +13,7 @@ REAL = COUNT > 0
 @pytest.fixture(params=["on a processor", "on a GPU"])
 def device(request, monkeypatch):
     if request.param == "on a GPU":  # padding is kept there
-        monkeypatch.setattr(packed, "real_rows", lambda _: None)
+        monkeypatch.setattr(packing, "real_rows", lambda _: None)
     return request.param
 
 
@@ -22,20 +22,20 @@ def x():
     return torch.randn(4, 3, 5)
 
 
-def test_what_is_packed_comes_back_in_its_places(x, device):
+def test_packed_vectors_come_back_in_their_positions(x, device):
     it = Packed.of(x, COUNT)
     assert len(it.states) == (6 if device == "on a processor" else 12)
     torch.testing.assert_close(it.padded()[REAL], x[REAL])
     torch.testing.assert_close(it.padded(it.states[:, :2])[REAL], x[REAL][:, :2])
-    torch.testing.assert_close(it.holding(2 * it.states).padded()[REAL], 2 * x[REAL])
+    torch.testing.assert_close(it.with_states(2 * it.states).padded()[REAL], 2 * x[REAL])
     torch.testing.assert_close(it.pack(x), it.states)
 
 
 @pytest.mark.usefixtures("device")
-def test_each_vector_gets_what_its_post_has(x):
+def test_a_vector_per_post_is_repeated_for_each_vector_of_the_post(x):
     it = Packed.of(x, COUNT)
     of_post = torch.randn(4, 2)
-    got = it.padded(it.each(of_post))
+    got = it.padded(it.repeat(of_post))
     torch.testing.assert_close(got[REAL], of_post.unsqueeze(1).expand(-1, 3, -1)[REAL])
 
 
@@ -49,7 +49,7 @@ def test_a_mean_counts_a_vector_as_often_as_it_occurs(x):
 
 
 def test_whole_sequences_have_no_padding(x):
-    it = Packed.whole(x)
+    it = Packed.full(x)
     torch.testing.assert_close(it.padded(), x)
     torch.testing.assert_close(it.mean(), x.mean(dim=1))
     assert it.count.eq(1).all()
