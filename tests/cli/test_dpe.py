@@ -48,7 +48,7 @@ def test_from_images_and_imported_texts_to_entities_after_each_step(
     assert all(record["steps"][-1] == record["entities"] for record in records)
     shown = next(record for record in records if record["images"])
     for values in shown["image_values"]:
-        assert set(values) == {"relevance", "attention"}
+        assert set(values) == {"relevance"}
         assert 0 < values["relevance"] < 1
 
     images = [x for name in shown["images"] for x in ("--image", f"images/{name}")]
@@ -56,7 +56,7 @@ def test_from_images_and_imported_texts_to_entities_after_each_step(
     assert single.code == 0, single.err
     again = json.loads(single.out)
     for values, wanted in zip(again["image_values"], shown["image_values"], strict=True):
-        assert values["attention"] == pytest.approx(wanted["attention"], abs=2e-2)
+        assert values["relevance"] == pytest.approx(wanted["relevance"], abs=2e-2)
 
     ablated = program("train", "--head", "dpe", "--ablation", "no-dmf", *FEW)
     assert ablated.code == 0, ablated.err
