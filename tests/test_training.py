@@ -24,7 +24,7 @@ from mnerfeat.tagger import Tagger
 from mnerfeat.text import TextConfig
 from mnerfeat.training import TrainingConfig, load_training_data, train
 from mnerfeat.training.config import training_config
-from mnerfeat.training.fitting import last_checkpoint, optimizer
+from mnerfeat.training.trainer import last_checkpoint, optimizer
 
 from . import tiny
 from .heads.contract import unchecked

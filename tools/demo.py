@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 
 from mnerfeat.config import build, load_settings
-from mnerfeat.config.loading import Settings
-from mnerfeat.config.planning import plan_extraction, plan_training
+from mnerfeat.config.plans import plan_extraction, plan_training
+from mnerfeat.config.settings import Settings
 from mnerfeat.datasets import every_post
 from mnerfeat.evaluation import Scores
 from mnerfeat.extraction.extract import extract

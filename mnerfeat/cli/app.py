@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mnerfeat import __version__
-from mnerfeat.cli import caching, checking, extracting, learning, playing, ranking
+from mnerfeat.cli import caching, checking, extracting, ranking, runs, setup
 from mnerfeat.errors import ConfigError, MnerfeatError
 
 app = typer.Typer(
@@ -19,12 +19,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 extracting.register(app)
-learning.register(app)
+runs.register(app)
 app.add_typer(caching.app, name="cache")
 app.add_typer(checking.data_app, name="data")
 app.add_typer(ranking.app, name="rank")
 checking.register(app)
-playing.register(app)
+setup.register(app)
 
 
 def _tell_version(wanted: bool) -> None:

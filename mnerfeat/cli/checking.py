@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor_command(preset: Preset = None) -> None:
     """Show devices, versions, and which weights can be had from where."""
-    from mnerfeat.config.planning import text_encoder
+    from mnerfeat.config.plans import text_encoder
     from mnerfeat.reports.doctor import examine, render
     from mnerfeat.tagger import HEADS
 

@@ -105,7 +105,7 @@ def extract_command(
 
     Only what is missing is done: run it again after adding images or after an interruption.
     """
-    from mnerfeat.config.planning import plan_extraction
+    from mnerfeat.config.plans import plan_extraction
     from mnerfeat.datasets import every_post
     from mnerfeat.extraction.extract import extract
 

@@ -64,7 +64,7 @@ def train_command(
     from tqdm.auto import tqdm
 
     from mnerfeat.config import build
-    from mnerfeat.config.planning import plan_extraction
+    from mnerfeat.config.plans import plan_extraction
     from mnerfeat.preference import RankConfig
     from mnerfeat.reports.rankings import render_discriminator
     from mnerfeat.training.ranking import RankPlan, train_ranker
@@ -118,7 +118,7 @@ def eval_command(
     overrides: Set = None,
 ) -> None:
     """Compare the discriminator with rankings of posts that it did not learn from."""
-    from mnerfeat.config.planning import plan_extraction
+    from mnerfeat.config.plans import plan_extraction
     from mnerfeat.reports.rankings import render_rank_evaluation
     from mnerfeat.training.ranking import evaluate_ranker
 
@@ -150,7 +150,7 @@ def proxy_command(
     overrides: Set = None,
 ) -> None:
     """Rank images by CLIP similarity, in place of people; every ranking is marked as proxy."""
-    from mnerfeat.config.planning import plan_extraction
+    from mnerfeat.config.plans import plan_extraction
     from mnerfeat.training.ranking_files import write_proxy
 
     found = settings(overrides, data=data, cache=cache, preset=preset)

@@ -4,7 +4,7 @@ Order of precedence, lowest first: a dataclass's defaults, the preset, `mnerfeat
 options.
 """
 
-from mnerfeat.config.building import build, field_docs, unknown
-from mnerfeat.config.loading import FILE_NAME, Settings, load_settings
+from mnerfeat.config.builder import build, field_docs, unknown
+from mnerfeat.config.settings import FILE_NAME, Settings, load_settings
 
 __all__ = ["FILE_NAME", "Settings", "build", "field_docs", "load_settings", "unknown"]

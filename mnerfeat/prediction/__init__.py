@@ -1,18 +1,18 @@
 """A trained run put to use: predictions for posts, and scores on a split."""
 
-from mnerfeat.prediction.evaluating import (
-    Evaluation,
-    evaluate_predictions,
-    evaluate_runs,
-    require_features,
-)
-from mnerfeat.prediction.posting import predict_file, predict_post
-from mnerfeat.prediction.predicting import (
+from mnerfeat.prediction.predictions import (
     Prediction,
     predict,
     predictions_text,
     read_predictions,
     write_predictions,
+)
+from mnerfeat.prediction.predictor import predict_file, predict_post
+from mnerfeat.prediction.results import (
+    Evaluation,
+    evaluate_predictions,
+    evaluate_runs,
+    require_features,
 )
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from mnerfeat.training.config import TrainingConfig
 from mnerfeat.training.data import load_training_data
-from mnerfeat.training.fitting import TrainingData, train
 from mnerfeat.training.plan import Plan, carry_out
+from mnerfeat.training.trainer import TrainingData, train
 
 __all__ = ["Plan", "TrainingConfig", "TrainingData", "carry_out", "load_training_data", "train"]

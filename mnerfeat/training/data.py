@@ -23,7 +23,7 @@ from mnerfeat.heads.base import HeadConfig
 from mnerfeat.preference import open_discriminator
 from mnerfeat.preference.folder import reward_command
 from mnerfeat.training.config import RankedPosts
-from mnerfeat.training.fitting import TrainingData
+from mnerfeat.training.trainer import TrainingData
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from mnerfeat.heads.base import HeadConfig
 from mnerfeat.text import TextConfig
 from mnerfeat.training.config import TrainingConfig, training_config
 from mnerfeat.training.data import load_training_data
-from mnerfeat.training.fitting import train
+from mnerfeat.training.trainer import train
 
 
 @dataclass(frozen=True, kw_only=True)

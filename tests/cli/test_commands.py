@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnerfeat import __version__
-from mnerfeat.config.describing import sections
+from mnerfeat.config.reference import sections
 from tests.cache.builders import put_numbered
 from tests.cli.conftest import Program
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mnerfeat.config.building import field_docs, unknown
+from mnerfeat.config.builder import field_docs, unknown
 from mnerfeat.errors import ConfigError
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.preference import DiscriminatorConfig, RankConfig

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnerfeat.config.building import unknown
+from mnerfeat.config.builder import unknown
 from mnerfeat.errors import ConfigError
 
 FILE_NAME = "mnerfeat.toml"

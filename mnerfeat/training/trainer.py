@@ -29,7 +29,7 @@ from mnerfeat.text import TextConfig, TextCounts, TextEncoder
 from mnerfeat.training.callbacks import HeadScalars, Progress, scalars
 from mnerfeat.training.config import TrainingConfig
 from mnerfeat.training.model import GOLD, Collator, Examples, TrainingStep
-from mnerfeat.training.surroundings import deterministic, plain_failures, quiet_trainer
+from mnerfeat.training.reproducibility import deterministic, plain_failures, quiet_trainer
 
 logger = logging.getLogger(__name__)
 

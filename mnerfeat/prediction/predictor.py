@@ -13,8 +13,8 @@ from mnerfeat.datasets.raw_text import post_of_text
 from mnerfeat.datasets.vision import FEATURES_OF_COLUMN
 from mnerfeat.errors import DataError
 from mnerfeat.extraction.config import ExtractConfig
-from mnerfeat.prediction.evaluating import require_features
-from mnerfeat.prediction.predicting import Prediction, predict
+from mnerfeat.prediction.predictions import Prediction, predict
+from mnerfeat.prediction.results import require_features
 from mnerfeat.tagger import Tagger, choose_device
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mnerfeat.config.building import build, unknown
-from mnerfeat.config.loading import Settings
+from mnerfeat.config.builder import build, unknown
+from mnerfeat.config.settings import Settings
 from mnerfeat.errors import ConfigError
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.tagger import HEADS

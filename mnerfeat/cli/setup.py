@@ -43,6 +43,6 @@ def settings_command(
     ] = None,
 ) -> None:
     """Show every setting of mnerfeat.toml and --set, with its default and what it does."""
-    from mnerfeat.config.describing import render_settings
+    from mnerfeat.config.reference import render_settings
 
     typer.echo(render_settings(section))

@@ -11,7 +11,7 @@ from mnerfeat.datasets import Post, read_split
 from mnerfeat.datasets.tags import convention_note
 from mnerfeat.errors import DataError, ProvenanceError
 from mnerfeat.evaluation import Mistakes, Scores, gold_tags, mistakes, score, score_by_images
-from mnerfeat.prediction.predicting import predict, read_predictions
+from mnerfeat.prediction.predictions import predict, read_predictions
 from mnerfeat.tagger import choose_device
 
 logger = logging.getLogger(__name__)

@@ -58,7 +58,7 @@ def train_command(
 
     It reads the cache only; images are not opened. `mnerfeat settings` shows all settings.
     """
-    from mnerfeat.config.planning import plan_training
+    from mnerfeat.config.plans import plan_training
     from mnerfeat.reports.runs import render_training
     from mnerfeat.training import Plan, carry_out
 
@@ -148,7 +148,7 @@ def predict_command(
     Give a file with --posts, whose images are in the cache or, with --images, are extracted now;
     or one post with --text and --image.
     """
-    from mnerfeat.config.planning import plan_extraction
+    from mnerfeat.config.plans import plan_extraction
     from mnerfeat.prediction import (
         predict_file,
         predict_post,
