@@ -27,6 +27,12 @@ from mnerfeat.cache.writer import CacheWriter
 if TYPE_CHECKING:
     from mnerfeat.cache.exporting import EXPORT_FORMATS, ExportReport, export
     from mnerfeat.cache.inspecting import CacheInfo, FeatureInfo, info, verify
+    from mnerfeat.cache.maintenance.importing import (
+        ImportConfig,
+        ImportReport,
+        import_features,
+        read_provenance,
+    )
     from mnerfeat.cache.merging import MergeReport, merge
     from mnerfeat.cache.migrating import migrate
     from mnerfeat.cache.pruning import PruneReport, prune
@@ -44,6 +50,8 @@ __all__ = [
     "FeatureCache",
     "FeatureInfo",
     "FeatureRows",
+    "ImportConfig",
+    "ImportReport",
     "MergeReport",
     "Provenance",
     "PruneReport",
@@ -52,12 +60,14 @@ __all__ = [
     "TableRows",
     "content_id",
     "export",
+    "import_features",
     "info",
     "merge",
     "migrate",
     "pack",
     "pair_id",
     "prune",
+    "read_provenance",
     "repair",
     "stack_ids",
     "text_id",
@@ -69,6 +79,7 @@ __all__ = [
 _TOOLS = {
     "exporting": ("EXPORT_FORMATS", "ExportReport", "export"),
     "inspecting": ("CacheInfo", "FeatureInfo", "info", "verify"),
+    "maintenance.importing": ("ImportConfig", "ImportReport", "import_features", "read_provenance"),
     "merging": ("MergeReport", "merge"),
     "migrating": ("migrate",),
     "pruning": ("PruneReport", "prune"),

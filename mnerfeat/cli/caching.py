@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnerfeat.cli.options import settings
+from mnerfeat.cli.options import Cache, settings
 
 app = typer.Typer(
     no_args_is_help=True, help="Look into a feature cache, check, mend, join and export it."
@@ -120,6 +120,92 @@ def export_command(
         table=table,
     )
     typer.echo(render_export(report))
+
+
+@app.command("import")
+def import_command(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE…",
+            help="HDF5, npy, npz, safetensors or parquet files; several are read as one.",
+        ),
+    ],
+    feature: Annotated[
+        str, typer.Option("--feature", help="The feature's name in the cache, as in vit_cls.")
+    ],
+    stated: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--provenance",
+            metavar="KEY=VALUE|FILE.json",
+            help="What made the features, as precisely as you know it; may be repeated.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="The dataset or column that holds the rows, or a group with a dataset for each "
+            "image (/ is the whole file).  [default: the feature's name]",
+        ),
+    ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            "--names",
+            help="The dataset or column with the images' names, or a text file with a name on each "
+            "line. A group needs none.",
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            help="The folder of the images, whose bytes identify them.  [default: the cache must "
+            "know the names]",
+        ),
+    ] = None,
+    cache: Cache = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out rows whose image is not found.")
+    ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Replace rows of the feature that something else made."),
+    ] = False,
+    memory: Annotated[
+        float, typer.Option("--memory", help="Memory limit of the reading process, in GiB.")
+    ] = 4,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Time limit for each piece that it reads.")
+    ] = 120,
+) -> None:
+    """Write features that another program made into a cache.
+
+    The files may be anybody's: a process of its own reads them, and nothing in them is executed.
+    """
+    from mnerfeat.cache import ImportConfig, import_features, read_provenance
+    from mnerfeat.reports.caches import render_import
+
+    with _bar("B") as progress:
+        report = import_features(
+            cache or settings(None).cache,
+            sources,
+            ImportConfig(
+                feature=feature,
+                provenance=read_provenance(stated or ()),
+                data=data,
+                names=names,
+                images=images,
+                skip_missing=skip_missing,
+                replace=replace,
+            ),
+            memory_bytes=int(memory * 2**30),
+            seconds=seconds,
+            progress=progress,
+        )
+    typer.echo(render_import(report))
 
 
 @app.command("prune")

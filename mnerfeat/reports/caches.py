@@ -4,7 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mnerfeat.cache import CacheInfo, ExportReport, MergeReport, PruneReport, RepairReport
+from mnerfeat.cache import (
+    CacheInfo,
+    ExportReport,
+    ImportReport,
+    MergeReport,
+    PruneReport,
+    RepairReport,
+)
 from mnerfeat.errors import SHOWN_FAULTS
 
 _SHOWN_NAMES = 10
@@ -130,3 +137,29 @@ def size(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"
+
+
+def render_import(report: ImportReport) -> str:
+    """Return what an import wrote, and everything about it that a user may not expect."""
+    row = "×".join(map(str, report.row_shape)) or "1"
+    kind = report.dtype
+    if report.stored != report.dtype:
+        kind += f", converted from {report.stored}"
+    lines = [f"{report.path}: {report.feature} of {report.rows:,} images ({row} {kind})"]
+    if report.failed:
+        lines.append(f"  {report.failed:,} of them failed: their numbers are not finite")
+    if report.repeated:
+        lines.append(
+            f"  {_counted(report.repeated, 'row')} left out: an earlier row is of an image with "
+            "the same bytes"
+        )
+    if report.replaced:
+        lines.append(f"  {_counted(report.replaced, 'row')} of another provenance replaced")
+    if report.skipped:
+        lines.append(
+            f"  {_counted(len(report.skipped), 'row')} left out, whose image is not found:"
+        )
+        lines += [f"    {name}" for name in report.skipped[:_SHOWN_NAMES]]
+        if len(report.skipped) > _SHOWN_NAMES:
+            lines.append(f"    … and {len(report.skipped) - _SHOWN_NAMES:,} more")
+    return "\n".join([*lines, *(f"  {note}" for note in report.notes)])

@@ -22,7 +22,7 @@ from tests.cache.test_golden import GOLDEN
 from tests.cli.conftest import Program
 
 CACHE = Path("features.h5")
-COMMANDS = ("info", "verify", "repair", "merge", "export", "prune", "pack", "migrate")
+COMMANDS = ("info", "verify", "repair", "merge", "export", "prune", "pack", "migrate", "import")
 
 
 def damage(path: Path, name: str) -> None:
@@ -222,3 +222,34 @@ def test_migrating_the_present_version_does_nothing(program: Program) -> None:
         file.attrs["format_version"] = 99
     refused = program("cache", "migrate")
     assert (refused.code, "version 99" in refused.err) == (1, True)
+
+
+def test_features_of_another_program_are_imported(program: Program) -> None:
+    Path("images").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        Path("images", name).write_bytes(name[:1].replace("c", "a").encode())
+    with h5py.File("theirs.h5", "w") as file:
+        file["vit"] = np.array([[1.0, 2.0], [np.nan, 4.0], [5.0, 6.0], [7.0, 8.0]])
+        file["paths"] = ["a.jpg", "b.jpg", "c.jpg", "gone.jpg"]
+    command = ("cache", "import", "theirs.h5", "--feature", "vit_cls", "--data", "vit",
+               "--names", "paths", "--images", "images")  # fmt: skip
+    refused = program(*command, "--provenance", "model=vit")
+    assert refused.code == 1
+    assert "  gone.jpg\n" in refused.err
+    assert not CACHE.exists()
+    assert "`--provenance model=NAME`" in program(*command).err
+    done = program(*command, "--provenance", "model=vit", "--skip-missing")
+    assert done.code == 0, done.err
+    assert done.out.splitlines() == [
+        "features.h5: vit_cls of 2 images (2 float32, converted from float64)",
+        "  1 of them failed: their numbers are not finite",
+        "  1 row left out: an earlier row is of an image with the same bytes",
+        "  1 row left out, whose image is not found:",
+        "    gone.jpg",
+    ]
+    cache = FeatureCache(CACHE)
+    assert cache["vit_cls"][cache.rows(["c.jpg"])].tolist() == [[1, 2]]
+    assert '"model": "vit"' in program("cache", "info", "--provenance").out
+    other = program(*command, "--provenance", "model=other", "--skip-missing")
+    assert other.code == 1
+    assert "--replace" in other.err

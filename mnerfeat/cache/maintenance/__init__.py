@@ -1,0 +1,1 @@
+"""Maintenance of a cache: functions that neither reading nor writing rows needs."""
