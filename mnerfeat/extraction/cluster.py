@@ -31,7 +31,7 @@ from mnerfeat.extraction.recorder import TEXT_BATCH, ImageRecorder, record_texts
 from mnerfeat.extraction.runner import Rows
 from mnerfeat.extraction.signals import StopRequest
 from mnerfeat.extraction.workers import pickle_prepares
-from mnerfeat.extractors.loading import require
+from mnerfeat.extractors.loader import require
 
 logger = logging.getLogger(__name__)
 

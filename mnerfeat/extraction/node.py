@@ -27,7 +27,7 @@ from mnerfeat.extraction.runner import Batcher, DeviceRunner, Rows
 from mnerfeat.extraction.workers import DecoderPool
 from mnerfeat.extractors.base import Extractor
 from mnerfeat.extractors.device import choose_computes, is_broken, matrix_precision
-from mnerfeat.extractors.loading import versions
+from mnerfeat.extractors.loader import versions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,14 @@ from torch import Tensor, nn
 
 from mnerfeat.errors import ExtractionError
 from mnerfeat.extraction.decoding import decode_image
-from mnerfeat.extractors.clip import PIXELS, ClipPrepare, load_clip
-from mnerfeat.extractors.clip_source import CONFIG, ClipSource, find_clip
+from mnerfeat.extractors.clip import (
+    CONFIG,
+    PIXELS,
+    ClipPrepare,
+    ClipSource,
+    find_clip,
+    load_clip,
+)
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -53,11 +59,7 @@ class TunedClip:
         self._model, tokenizer = load_clip(self._source)
         self._model.to(device)
         self._tokens: Tensor = tokenizer(list(texts))
-        mean, std = (
-            torch.tensor(self._source.preprocessing[key], device=device).view(1, 3, 1, 1)
-            for key in ("mean", "std")
-        )
-        self._mean, self._std = mean, std
+        self._mean, self._std = self._source.statistics(device)
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -1,9 +1,11 @@
-"""What every extractor is: images in, rows out, and a statement of what made them."""
+"""The contract of extractors: images in, rows of features out, and a record of what made them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeGuard
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeGuard, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,15 @@ from mnerfeat.cache import Provenance
 from mnerfeat.errors import ConfigError
 from mnerfeat.extractors.device import Compute, Numerics
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Prepared = Mapping[str, NDArray[Any]]
+"""One image ready for the device: arrays by name, sent from a decoder process to the run."""
+
+RECIPE: Final = 1
+"""Part of every provenance. Raise it if the same model and settings now give other numbers."""
+
 
 class UnreadableImageError(Exception):
     """An image that cannot be used. Its text is the reason, the same on every machine.
@@ -21,20 +32,13 @@ class UnreadableImageError(Exception):
     """
 
 
-Prepared = Mapping[str, NDArray[Any]]
-"""One image, ready for the device: arrays by name. They cross from a worker to the run."""
-
-RECIPE: Final = 1
-"""Goes up when the same model and settings give other numbers than before."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """The rows of a feature.
+    """Shape and type of a feature's rows.
 
     Attributes:
-        shape: Of one row, for example `(768,)`; `()` for a number.
-        dtype: As stored.
+        shape: Shape of one row, for example `(768,)`; `()` for a number.
+        dtype: Type in which rows are stored.
     """
 
     shape: tuple[int, ...]
@@ -42,52 +46,53 @@ class FeatureSpec:
 
 
 class Prepare(Protocol):
-    """Turns one decoded image into arrays, in a worker process.
+    """Turns a decoded image into arrays, in a decoder process.
 
-    It can be pickled, holds no weights, and gives the same arrays for the same image always.
+    It can be pickled, holds no weights, always returns the same arrays for the same image, and is
+    unpickled without importing torch.
     """
 
     def __call__(self, image: Image.Image) -> Prepared:
-        """Arrays from an upright RGB image.
+        """Return arrays from an upright RGB image.
 
         Raises:
-            UnreadableImageError: Where this extractor cannot use the image; the others may.
+            UnreadableImageError: This extractor cannot use the image; others may.
         """
         ...
 
 
 class FilePrepare(Prepare, Protocol):
-    """A `Prepare` that knows more of some files than their pixels: what was imported of them."""
+    """A `Prepare` that needs to know which file it prepares, to look it up in annotations."""
 
     def of(self, path: Path) -> Prepare:
-        """What prepares this file.
+        """Return the `Prepare` of one file.
 
         Raises:
-            UnreadableImageError: Where it knows nothing of the file.
+            UnreadableImageError: The annotations do not contain the file.
         """
         ...
 
 
 def knows_files(prepare: Prepare) -> TypeGuard[FilePrepare]:
-    """Whether a `Prepare` has to be told which file it prepares."""
+    """Return whether a `Prepare` needs to know which file it prepares."""
     return hasattr(type(prepare), "of")
 
 
 class Extractor(Protocol):
-    """A model that looks at images and fills one or more features.
+    """A model that turns images into one or more features.
 
-    Making one reads configuration files and hashes weights, which is quick; the weights
-    themselves are loaded by `load`, so that a run that finds nothing to do stays quick.
+    Making one reads configuration files and hashes weights, which is quick. `load` loads the
+    weights, so that a run with nothing to do stays quick.
     """
 
     @property
     def name(self) -> str:
-        """As in `--features`."""
+        """Name in `--features`."""
         ...
 
     @property
     def features(self) -> Mapping[str, FeatureSpec]:
-        """What it fills in the cache's table of images, by name."""
+        """The features of images, by name in the cache."""
         ...
 
     @property
@@ -97,31 +102,31 @@ class Extractor(Protocol):
 
     @property
     def prepare(self) -> Prepare:
-        """What worker processes do for it."""
+        """The part of the work that decoder processes do."""
         ...
 
     def default_size(self, compute: Compute) -> int:
-        """How many inputs of the model run on a device at once, where nothing else is asked."""
+        """Return the default batch size on a device, in inputs of the model."""
         ...
 
     def images_at_once(self, size: int) -> int:
-        """How many images to hand to `extract` so that inputs run `size` at once."""
+        """Return how many images fill a batch of `size` inputs."""
         ...
 
     def load(self, compute: Compute) -> None:
-        """Load the weights, unless they are there already.
+        """Load the weights, if they are not loaded yet.
 
         Raises:
-            ModelError: Where they do not fit the model.
+            ModelError: They do not fit the model.
         """
         ...
 
     def extract(self, batch: Sequence[Prepared], size: int) -> Mapping[str, NDArray[Any]]:
-        """Look at some images. A row depends on its image alone, never on the others.
+        """Extract features. A row depends on its image alone, to the last bit.
 
         Args:
-            batch: One or more, from `prepare`.
-            size: How many inputs of the model run on the device at once.
+            batch: One or more images, from `prepare`.
+            size: Batch size on the device, in inputs of the model.
 
         Returns:
             For each of `features`, (images, …) float32.
@@ -130,33 +135,33 @@ class Extractor(Protocol):
 
 
 class TextExtractor(Extractor, Protocol):
-    """An extractor that also looks at posts' texts."""
+    """An extractor that also reads the texts of posts."""
 
     @property
     def text_features(self) -> Mapping[str, FeatureSpec]:
-        """What it fills in the cache's table of texts, by name."""
+        """The features of texts, by name in the cache."""
         ...
 
     @property
     def context_length(self) -> int:
-        """How many tokens of a text it reads, special ones included."""
+        """Maximum number of tokens of a text, special ones included."""
         ...
 
     def extract_texts(
         self, texts: Sequence[str], size: int
     ) -> tuple[Mapping[str, NDArray[Any]], int]:
-        """Look at some texts.
+        """Extract features of texts.
 
         Returns:
             For each of `text_features`, (texts, …) float32; and how many of the texts were cut
-            because they are longer than `context_length`.
+            to `context_length`.
         """
         ...
 
 
 def reads_texts(extractor: Extractor) -> TypeGuard[TextExtractor]:
-    """Whether an extractor also looks at texts."""
-    # Not by isinstance, which would compute every property of the protocol.
+    """Return whether an extractor also reads texts."""
+    # Not isinstance, which would compute every property of the protocol.
     return hasattr(type(extractor), "extract_texts")
 
 
@@ -241,27 +246,99 @@ class ExtractorFactory:
     default: bool = False
 
 
-def usual_size(compute: Compute) -> int:
-    """How many images of about 224 × 224 pixels run at once on a device."""
-    return {"cuda": 128, "mps": 32}.get(compute.device.type, 16)
+class ModelExtractor(ABC):
+    """Base of extractors: provenance, batch sizes, and loading once.
+
+    Args:
+        features: The features of images, by name.
+        text_features: The features of texts, by name.
+        facts: What made all of them, for provenances.
+        own_facts: What each feature is, for its provenance: `output`, and what differs.
+
+    Attributes:
+        cuda_size: Default batch size on a CUDA GPU; the defaults suit 224 × 224 pixels.
+        mps_size: Default batch size on an Apple GPU.
+        cpu_size: Default batch size on a CPU.
+        inputs_an_image: Usual number of inputs of the model for one image.
+    """
+
+    name: str
+    cuda_size: ClassVar[int] = 128
+    mps_size: ClassVar[int] = 32
+    cpu_size: ClassVar[int] = 16
+    inputs_an_image: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        features: Mapping[str, FeatureSpec],
+        text_features: Mapping[str, FeatureSpec] = MappingProxyType({}),
+        *,
+        facts: Mapping[str, Any],
+        own_facts: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self.features = features
+        self.text_features = text_features
+        specs = {**features, **text_features}
+        self.provenance: Mapping[str, Provenance] = {
+            feature: Provenance(
+                {
+                    "recipe": RECIPE,
+                    **facts,
+                    "extractor": self.name,
+                    "dtype": specs[feature].dtype.name,
+                    **own,
+                }
+            )
+            for feature, own in own_facts.items()
+        }
+        self._compute: Compute | None = None
+
+    @final
+    def default_size(self, compute: Compute) -> int:
+        """See `Extractor.default_size`."""
+        sizes = {"cuda": self.cuda_size, "mps": self.mps_size}
+        return sizes.get(compute.device.type, self.cpu_size)
+
+    @final
+    def images_at_once(self, size: int) -> int:
+        """See `Extractor.images_at_once`."""
+        return -(-size // self.inputs_an_image)
+
+    @final
+    def load(self, compute: Compute) -> None:
+        """See `Extractor.load`."""
+        if compute != self._compute:
+            self._load(compute)
+            self._compute = compute
+
+    @property
+    def compute(self) -> Compute:
+        """The device that `load` chose."""
+        assert self._compute is not None, "load comes first"
+        return self._compute
+
+    @abstractmethod
+    def _load(self, compute: Compute) -> None:
+        """Load the weights to a device."""
 
 
 def run_padded(
-    inputs: NDArray[Any], size: int, step: Callable[[NDArray[Any]], NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """Run a model over inputs, always `size` of them at once, the last ones filled up by zeros.
+    inputs: NDArray[Any], size: int, compute: Compute, step: "Callable[[Tensor], Tensor]"
+) -> NDArray[Any]:
+    """Run a model in batches of exactly `size`, the last one padded with zeros.
 
-    Matrix products of another shape round otherwise. With one shape only, a row has the same
-    bits whichever images it shares its batch with, so a run that was interrupted ends in the
-    very cache of one that was not.
+    Matrix products of another shape round differently. With a single shape, a row has the same
+    bits whichever images share its batch, so an interrupted run ends in the same cache as one
+    that was not interrupted.
 
     Args:
         inputs: (n, …).
         size: At least 1.
-        step: From (size, …) to (size, …).
+        compute: The device.
+        step: From (size, …) to (size, …), both on the device.
 
     Returns:
-        (n, …).
+        (n, …), float32 if the model returns floating-point numbers.
     """
     outputs = []
     for start in range(0, len(inputs), size):
@@ -269,5 +346,8 @@ def run_padded(
         count = len(piece)
         if count < size:
             piece = np.concatenate([piece, np.zeros((size - count, *piece.shape[1:]), piece.dtype)])
-        outputs.append(step(piece)[:count])
+        with compute.running():
+            result = step(compute.put(piece))
+        host = result.float() if result.is_floating_point() else result
+        outputs.append(host.cpu().numpy()[:count])
     return np.concatenate(outputs)

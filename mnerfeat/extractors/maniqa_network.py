@@ -1,10 +1,10 @@
-"""MANIQA as a module: pyiqa's parts and weights, run as far as they are needed.
+"""The network of MANIQA: pyiqa's modules and weights, without the parts that nothing reads.
 
 Yang et al. 2022, MANIQA: Multi-dimension Attention Network for No-Reference Image Quality
-Assessment (CVPR Workshops). It differs from calling pyiqa in ways that change no score by more
-than rounding: the ViT stops after block 9, because blocks 6 to 9 of its twelve are read; queries
-and keys of the transposed attention meet only as a product, so Wqᵀ Wk is made once; and the ViT's
-own pretrained weights are not downloaded, because the checkpoint holds all of them.
+Assessment (CVPR Workshops). Differs from pyiqa in three ways that change scores by rounding only:
+the ViT stops after block 9, because only blocks 6 to 9 of twelve are read; Wqᵀ Wk of the transposed
+attention is multiplied once, because queries and keys only meet as a product; and the ViT's own
+pretrained weights are not downloaded, because the checkpoint holds all of them.
 """
 
 import warnings
@@ -26,14 +26,14 @@ _MLP_WIDTH = 768  # of the Swin layers
 
 
 class ManiqaNetwork(nn.Module):
-    """From crops to the score and the weight of each of their patches.
+    """Computes the score and the weight of each patch of a crop.
 
-    The names of the parts are those of pyiqa's checkpoints.
+    Modules are named as in pyiqa's checkpoints.
 
     Args:
-        vit: Of timm, with 28 × 28 patches and at least ten blocks.
-        scale: Of the residual branches of the Swin layers: 0.8 for the checkpoints trained on
-            KonIQ-10k and KADID-10k, 0.13 for the one trained on PIPAL.
+        vit: A ViT of timm with 28 × 28 patches and at least ten blocks.
+        scale: Scale of the residual branches of the Swin layers: 0.8 for the checkpoints trained
+            on KonIQ-10k and KADID-10k, 0.13 for the one trained on PIPAL.
     """
 
     def __init__(self, vit: Any, scale: float) -> None:
@@ -72,7 +72,7 @@ class ManiqaNetwork(nn.Module):
         self.fc_weight = head(nn.Sigmoid())
 
     def fold(self) -> None:
-        """Replace what only matters as a product, and drop what is never run."""
+        """Multiply Wqᵀ Wk, and drop the blocks that nothing reads."""
         for blocks in (self.tablock1, self.tablock2):
             for i, block in enumerate(blocks):
                 blocks[i] = FoldedAttention(block)
@@ -80,7 +80,7 @@ class ManiqaNetwork(nn.Module):
         self.vit.norm = self.vit.head = nn.Identity()
 
     def forward(self, crops: Float[Tensor, "crops 3 224 224"]) -> Float[Tensor, "crops 2 784"]:
-        """Scores (at least 0, no upper bound) and weights (0 to 1) of patches.
+        """Return scores (at least 0, no upper bound) and weights (0 to 1) of patches.
 
         Args:
             crops: RGB in [-1, 1].
@@ -109,10 +109,10 @@ def _grid(x: Float[Tensor, "crops channels patches"]) -> Float[Tensor, "crops ch
 
 
 class FoldedAttention(nn.Module):
-    """The transposed attention block with Wqᵀ Wk made once.
+    """The transposed attention block with Wqᵀ Wk multiplied once.
 
-    Terms of the product that are the same for all keys vanish in the softmax, so the query's
-    projection to keys and the bias of the query are all that is left.
+    Terms that are equal for all keys cancel in the softmax, so only the query's projection to the
+    keys and the query's bias remain.
 
     Args:
         block: pyiqa's `TABlock`.
@@ -135,25 +135,25 @@ class FoldedAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "crops channels patches"]
     ) -> Float[Tensor, "crops channels patches"]:
-        """Attention between channels, added to `x`."""
+        """Add attention between channels to `x`."""
         query = functional.linear(x, self.key_from_query, self.key_from_bias)
-        seen = functional.scaled_dot_product_attention(
+        attended = functional.scaled_dot_product_attention(
             query[:, None], x[:, None], self.value(x)[:, None], scale=self.scale
         )[:, 0]
         # The transpose before the reshape mixes channels and patches; the weights expect it so.
-        return x + seen.transpose(1, 2).reshape(x.shape)
+        return x + attended.transpose(1, 2).reshape(x.shape)
 
 
 def load_maniqa(weights: Mapping[str, Tensor], path: Path, *, scale: float) -> ManiqaNetwork:
-    """The network with a checkpoint's weights, ready for inference.
+    """Load the network from a checkpoint, ready for inference.
 
     Args:
-        weights: The checkpoint's state dictionary.
-        path: Where it came from, for messages.
+        weights: State dictionary of the checkpoint.
+        path: Path of the checkpoint, for messages.
         scale: See `ManiqaNetwork`.
 
     Raises:
-        ModelError: Where they are not MANIQA's.
+        ModelError: The weights are not MANIQA's.
     """
     import timm  # noqa: PLC0415
 

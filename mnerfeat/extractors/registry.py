@@ -13,123 +13,18 @@ import numpy as np
 
 from mnerfeat.cache import Provenance
 from mnerfeat.errors import ConfigError, MnerfeatError, ModelError, ProvenanceError
+from mnerfeat.extractors import captions, clip, grid, quality, regions, tags, vit
 from mnerfeat.extractors.base import Extractor, ExtractorFactory, ExtractorOptions, ModelOption
-from mnerfeat.extractors.captioner import Captioner
-from mnerfeat.extractors.clip import ClipExtractor
-from mnerfeat.extractors.detector import Detector
-from mnerfeat.extractors.grid import GridExtractor
-from mnerfeat.extractors.imports import Imported, read_boxes, read_captions, read_tags
-from mnerfeat.extractors.loading import model_reference, packaged
-from mnerfeat.extractors.quality import quality_extractor
-from mnerfeat.extractors.regions import RegionsExtractor
-from mnerfeat.extractors.texts_of_images import (
-    CAPTION_PIECES,
-    TAG_PIECES,
-    ImageTextExtractor,
-    Teller,
-    joined_tags,
-)
-from mnerfeat.extractors.vit import VitExtractor
-
-VIT = ModelOption(name="vit", base="google/vit-base-patch16-224", tiny=packaged("vit"))
-CLIP = ModelOption(name="clip", base="ViT-B-32:openai", tiny=packaged("clip"))
-QUALITY = ModelOption(name="quality", base="maniqa", tiny=packaged("quality"))
-GRID = ModelOption(name="grid", base="microsoft/resnet-50", tiny=packaged("grid"))
-BERT = ModelOption(name="bert", base="bert-base-uncased", tiny=packaged("text"))
-REGIONS_DETECTOR = ModelOption(
-    name="detector", base="facebook/detr-resnet-50@no_timm", file_instead="regions"
-)
-TAGS_DETECTOR = ModelOption(
-    name="detector", base="facebook/detr-resnet-50@no_timm", file_instead="tags"
-)
-CAPTIONER = ModelOption(
-    name="captioner", base="Salesforce/blip-image-captioning-base", file_instead="captions"
-)
-REGIONS_FILE = ModelOption(name="regions", is_file=True)
-TAGS_FILE = ModelOption(name="tags", is_file=True)
-CAPTIONS_FILE = ModelOption(name="captions", is_file=True)
-
-
-def _caption(options: ExtractorOptions) -> Extractor:
-    file = options.file(CAPTIONS_FILE)
-    source = read_captions(file) if file else Captioner(options.model(CAPTIONER))
-    return _texts("caption", source, CAPTION_PIECES, options)
-
-
-def _tags(options: ExtractorOptions) -> Extractor:
-    file = options.file(TAGS_FILE)
-    source: Detector | Imported[str]
-    if file:
-        read = read_tags(file)
-        texts = {image: joined_tags(tags) for image, tags in read.entries.items()}
-        source = Imported(file=read.file, entries=texts)
-    else:
-        source = Detector(options.model(TAGS_DETECTOR))
-    return _texts("tags", source, TAG_PIECES, options)
-
-
-def _texts(
-    name: str, source: Teller | Imported[str], pieces: int, options: ExtractorOptions
-) -> Extractor:
-    return ImageTextExtractor(
-        name,
-        source,
-        bert=options.model(BERT),
-        pieces=pieces,
-        dtype=options.dtype,
-        numerics=options.numerics,
-    )
-
-
-def _regions(options: ExtractorOptions) -> Extractor:
-    file = options.file(REGIONS_FILE)
-    return RegionsExtractor(
-        options.model(GRID),
-        read_boxes(file) if file else Detector(options.model(REGIONS_DETECTOR)),
-        dtype=options.dtype,
-        numerics=options.numerics,
-    )
-
+from mnerfeat.extractors.loader import model_reference
 
 EXTRACTORS: Final[dict[str, ExtractorFactory]] = {
-    "vit": ExtractorFactory(
-        help="[CLS] vectors of a vision transformer",
-        options={VIT: "model"},
-        make=lambda o: VitExtractor(o.model(VIT), dtype=o.dtype, numerics=o.numerics),
-        default=True,
-    ),
-    "clip": ExtractorFactory(
-        help="CLIP embeddings of images and of the posts' texts",
-        options={CLIP: "model"},
-        make=lambda o: ClipExtractor(o.model(CLIP), dtype=o.dtype, numerics=o.numerics),
-        default=True,
-    ),
-    "quality": ExtractorFactory(
-        help="image quality",
-        options={QUALITY: "model"},
-        make=lambda o: quality_extractor(o.model(QUALITY), numerics=o.numerics),
-        default=True,
-    ),
-    "grid": ExtractorFactory(
-        help="the last feature map of a ResNet",
-        options={GRID: "model"},
-        make=lambda o: GridExtractor(o.model(GRID), dtype=o.dtype, numerics=o.numerics),
-    ),
-    "regions": ExtractorFactory(
-        help="three boxes and the grid of each",
-        options={GRID: "model", REGIONS_DETECTOR: "detector.model", REGIONS_FILE: "imported"},
-        make=_regions,
-    ),
-    "tags": ExtractorFactory(
-        help="token states of object labels",
-        options={BERT: "model", TAGS_DETECTOR: "told_by.model", TAGS_FILE: "imported"},
-        make=_tags,
-    ),
-    "caption": ExtractorFactory(
-        help="token states of a caption",
-        options={BERT: "model", CAPTIONER: "told_by.model", CAPTIONS_FILE: "imported"},
-        make=_caption,
-    ),
+    "vit": vit.FACTORY,
+    "clip": clip.FACTORY,
+    "quality": quality.FACTORY,
+    "grid": grid.FACTORY,
+    "regions": regions.FACTORY,
+    "tags": tags.FACTORY,
+    "caption": captions.FACTORY,
 }
 """Factories by the name that `--features` takes."""
 

@@ -1,51 +1,49 @@
-"""[CLS] vectors of a vision transformer, for every model of `transformers` that is like ViT.
+"""[CLS] vectors of a vision transformer: any model of `transformers` of the ViT kind.
 
 Dosovitskiy et al. 2021, An image is worth 16 × 16 words.
 """
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
 from mnerfeat.errors import ModelError
-from mnerfeat.extractors.base import FeatureSpec
+from mnerfeat.extractors.base import ExtractorFactory, FeatureSpec, ModelOption
 from mnerfeat.extractors.device import Numerics
-from mnerfeat.extractors.loading import find_model
-from mnerfeat.extractors.vision import positive_int
-from mnerfeat.extractors.vision_extractor import VisionExtractor
+from mnerfeat.extractors.loader import find_model, packaged
+from mnerfeat.extractors.vision import VisionExtractor
 
 if TYPE_CHECKING:
     import torch
 
-VIT_CLS = "vit_cls"
+VIT: Final = ModelOption(name="vit", base="google/vit-base-patch16-224", tiny=packaged("vit"))
+VIT_CLS: Final = "vit_cls"
 
 
 @final
 class VitExtractor(VisionExtractor):
-    """`vit_cls`: the last layer's state at the [CLS] token, after the final norm; (d_image,).
+    """`vit_cls`: the last layer's state at [CLS], after the final norm; (d_image,).
 
-    It is what the `image-feature-extraction` pipeline of `transformers` gives at position 0.
+    The same as position 0 of the `image-feature-extraction` pipeline of `transformers`.
 
     Args:
-        reference: A folder, or a hub id.
-        dtype: As stored.
+        reference: A folder or hub id.
+        dtype: Type in which vectors are stored.
         numerics: See `mnerfeat.extractors.device`.
 
     Raises:
-        ModelError: Where the model is not there or is of another kind.
+        ModelError: The model is missing or of another kind.
     """
 
     name = "vit"
 
     def __init__(self, reference: str, *, dtype: np.dtype[Any], numerics: Numerics) -> None:
-        files = find_model(reference, option="vit")
-        width = positive_int(files.config, "hidden_size", option="vit")
+        files = find_model(reference, option=VIT.name)
         super().__init__(
             files,
             auto="AutoModel",
-            option="vit",
             feature=VIT_CLS,
-            spec=FeatureSpec(shape=(width,), dtype=dtype),
+            spec=FeatureSpec(shape=(files.hidden_size(),), dtype=dtype),
             output="last_hidden_state[:, 0]",
             numerics=numerics,
         )
@@ -54,8 +52,16 @@ class VitExtractor(VisionExtractor):
         states: torch.Tensor = output.last_hidden_state
         if states.ndim != 3:
             raise ModelError(
-                f"vit: the model gives {states.ndim - 1} axes an image, "
-                "a ViT gives tokens × d_image",
+                f"vit: the model returns {states.ndim - 1} axes an image, a ViT returns tokens × "
+                "d_image",
                 hint="name a model of the ViT kind (ViT, DeiT, BEiT, DINOv2, …)",
             )
         return states[:, 0]
+
+
+FACTORY: Final = ExtractorFactory(
+    help="[CLS] vectors of a vision transformer",
+    options={VIT: "model"},
+    make=lambda o: VitExtractor(o.model(VIT), dtype=o.dtype, numerics=o.numerics),
+    default=True,
+)

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from mnerfeat.extractors.base import Extractor, Prepared
-from mnerfeat.extractors.captioner import Captioner
+from mnerfeat.extractors.captions import Captioner
 from mnerfeat.extractors.clip import ClipExtractor
 from mnerfeat.extractors.detector import Detector
 from mnerfeat.extractors.device import Compute
 from mnerfeat.extractors.grid import GridExtractor
+from mnerfeat.extractors.image_texts import ImageTextExtractor
 from mnerfeat.extractors.quality import quality_extractor
 from mnerfeat.extractors.regions import RegionsExtractor
-from mnerfeat.extractors.texts_of_images import ImageTextExtractor
+from mnerfeat.extractors.tags import DetectedTags
 from mnerfeat.extractors.vit import VitExtractor
 from tests.extractors.pictures import picture
 
@@ -96,30 +97,30 @@ class ExtractorContract(ABC):
             assert array.dtype == prepared[0][name].dtype
             assert np.array_equal(array, prepared[0][name])
 
+    def test_prepare_is_unpickled_without_torch(self, extractor: Extractor, tmp_path: Path) -> None:
+        """Decoder processes that only pass it on, or need Pillow alone, start in a moment."""
+        (tmp_path / "prepare").write_bytes(pickle.dumps(extractor.prepare))
+        script = (
+            "import pickle, sys\nfrom pathlib import Path\n"
+            f"pickle.loads(Path({str(tmp_path / 'prepare')!r}).read_bytes())\n"
+            "print(sorted({'torch', 'transformers', 'torchvision'} & set(sys.modules)))\n"
+        )
+        assert fresh_interpreter(script, tmp_path).splitlines() == ["[]"]
+
     def test_provenance_is_the_same_in_another_process(
         self, extractor: Extractor, models: object, tmp_path: Path
     ) -> None:
-        script = tmp_path / "provenance.py"
-        script.write_text(
+        script = (
             "import json, sys\nfrom tests.extractors.contract import evaluate\n"
             f"made = evaluate({self.factory(models)!r}).provenance\n"
             "print(json.dumps({name: p.digest for name, p in sorted(made.items())}))\n"
             "print('torch' in sys.modules)\n"
         )
-        root = Path(__file__).resolve().parents[2]
-        environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONHASHSEED": "1"}
-        run = subprocess.run(
-            [sys.executable, script],
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=tmp_path,
-            check=False,
-        )
+        digests, loaded_torch = fresh_interpreter(script, tmp_path).splitlines()
         ours = {name: p.digest for name, p in sorted(extractor.provenance.items())}
-        assert json.loads(run.stdout.splitlines()[0]) == ours, run.stderr
+        assert json.loads(digests) == ours
         # A run with nothing to do stays quick: what is asked for is known without torch.
-        assert run.stdout.splitlines()[1] == "False"
+        assert loaded_torch == "False"
 
     def test_provenance_names_its_model_and_covers_every_feature(
         self, extractor: Extractor
@@ -130,11 +131,29 @@ class ExtractorContract(ABC):
             assert str(Path.cwd()) not in provenance.json
 
 
+def fresh_interpreter(script: str, folder: Path) -> str:
+    """What a script prints in a new process, started in a folder."""
+    (folder / "script.py").write_text(script)
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONHASHSEED": "1"}
+    run = subprocess.run(
+        [sys.executable, folder / "script.py"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
 def evaluate(expression: str) -> Extractor:
     """The extractor that an expression makes."""
     known = {
         "Captioner": Captioner,
         "ClipExtractor": ClipExtractor,
+        "DetectedTags": DetectedTags,
         "Detector": Detector,
         "GridExtractor": GridExtractor,
         "ImageTextExtractor": ImageTextExtractor,

@@ -16,9 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mnerfeat.errors import ModelError
-from mnerfeat.extractors import clip_source
-from mnerfeat.extractors.clip import ClipExtractor, ClipPrepare
-from mnerfeat.extractors.clip_source import PREPROCESSING, find_clip
+from mnerfeat.extractors.clip import PREPROCESSING, ClipExtractor, ClipPrepare, find_clip
 from mnerfeat.extractors.device import Compute
 from mnerfeat.extractors.registry import PRESETS
 from tests.extractors.conftest import Models, save_clip
@@ -165,7 +163,7 @@ class TestSources:
     def test_a_tag_brings_its_own_preprocessing_and_activation(self, tmp_path: Path) -> None:
         """open_clip only warns that ViT-B-32 and openai do not fit, and computes with GELU."""
         (tmp_path / "open_clip_model.safetensors").write_bytes(b"weights")
-        with mock.patch.object(clip_source, "download", return_value=tmp_path):
+        with mock.patch("mnerfeat.extractors.clip.download", return_value=tmp_path):
             openai = find_clip("ViT-B-32:openai")
             other = find_clip("ViT-B-32:laion2b_s34b_b79k")
             squashed = find_clip("ViT-B-16-SigLIP:webli")
@@ -234,7 +232,7 @@ class TestSources:
         config = json.loads((folder / "open_clip_config.json").read_text())
         config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
         (folder / "open_clip_config.json").write_text(json.dumps(config))
-        with pytest.raises(ModelError, match="code of its own"):
+        with pytest.raises(ModelError, match="its own code"):
             find_clip(str(folder))
 
     @pytest.mark.parametrize("content", ["{}", "[]", "no json", '{"model_cfg": {"embed_dim": 3}}'])

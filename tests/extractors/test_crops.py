@@ -5,7 +5,7 @@ import pytest
 import torch
 from pyiqa.archs.arch_util import uniform_crop
 
-from mnerfeat.extractors.crops import CROPS, uniform_crops
+from mnerfeat.extractors.maniqa import CROPS, uniform_crops
 from tests.extractors.pictures import noise
 
 SIZES = [

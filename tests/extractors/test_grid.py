@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoModel, BitImageProcessor, ViTIm
 from mnerfeat.errors import ModelError
 from mnerfeat.extractors.device import Compute
 from mnerfeat.extractors.grid import GridExtractor
-from mnerfeat.extractors.loading import find_model
+from mnerfeat.extractors.loader import find_model
 from tests.extractors.contract import ExtractorContract
 from tests.extractors.pictures import picture
 from tests.extractors.random_models import RandomModels, save_grid, save_models
@@ -99,5 +99,5 @@ def test_another_kind_of_model_is_refused(models: RandomModels) -> None:
 def test_a_processor_that_names_no_size_is_refused(tmp_path: Path) -> None:
     folder = save_grid(tmp_path / "grid")
     (folder / "preprocessor_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="how large"):
+    with pytest.raises(ModelError, match="does not define the image size"):
         GridExtractor(str(folder), dtype=np.dtype(np.float16), numerics="fast")

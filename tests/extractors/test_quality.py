@@ -37,7 +37,7 @@ def test_piqe_refuses_what_is_smaller_than_a_block() -> None:
 
 
 def test_pyiqas_licence_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    quality._tell_licence.cache_clear()
+    quality._warn_of_licence.cache_clear()
     with caplog.at_level(logging.WARNING):
         quality_extractor("piqe", numerics="fast")
         quality_extractor("piqe", numerics="fast")

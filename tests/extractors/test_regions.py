@@ -8,10 +8,10 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, AutoModelForObjectDetection
 
 from mnerfeat.errors import ModelError
+from mnerfeat.extractors.annotations import Annotations, Box
 from mnerfeat.extractors.base import UnreadableImageError
 from mnerfeat.extractors.detector import LEAST_SCORE, Detector
 from mnerfeat.extractors.device import Compute
-from mnerfeat.extractors.imports import Box, Imported
 from mnerfeat.extractors.regions import RegionsExtractor
 from tests.extractors.contract import ExtractorContract
 from tests.extractors.pictures import picture
@@ -37,7 +37,7 @@ class TestRegions(ExtractorContract):
 def imported(models: RandomModels, boxes: list[Box], compute: Compute) -> RegionsExtractor:
     extractor = RegionsExtractor(
         str(models.grid),
-        Imported(file="regions.jsonl", entries={"a.png": tuple(boxes)}),
+        Annotations(file="regions.jsonl", entries={"a.png": tuple(boxes)}),
         dtype=np.dtype(np.float32),
         numerics="fast",
     )
@@ -49,7 +49,7 @@ def test_objects_are_the_detectors_own_the_surest_first(models: RandomModels, cp
     image = picture(60, 90, 1)
     detector = Detector(str(models.detector))
     detector.load(cpu)
-    found = detector.find(np.asarray(image))
+    found = detector.find(np.asarray(image), cpu)
     model = AutoModelForObjectDetection.from_pretrained(models.detector).eval()
     processor = AutoImageProcessor.from_pretrained(models.detector)
     with torch.inference_mode():

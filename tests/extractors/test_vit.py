@@ -20,7 +20,7 @@ from transformers import (
 
 from mnerfeat.errors import ModelError
 from mnerfeat.extractors.device import Compute
-from mnerfeat.extractors.vision import PIXELS, ProcessorPrepare
+from mnerfeat.extractors.vision import PIXELS, ProcessorPrepare, ResizePrepare, fastest_prepare
 from mnerfeat.extractors.vit import VitExtractor
 from tests.extractors.conftest import Models, save_vit
 from tests.extractors.pictures import picture
@@ -99,6 +99,7 @@ def test_a_processor_split_between_worker_and_device_is_the_whole_one(
     sent = extractor.prepare(image)[PIXELS]
     assert (sent.dtype == np.uint8) == splits
     model = extractor._model
+    model._load_processor()
     whole = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
     assert torch.equal(model._normalise(torch.from_numpy(sent)[None]), whole)
 
@@ -176,8 +177,8 @@ def test_resizing_without_the_processor_gives_its_bytes(
     side: tuple[int, int], resample: int
 ) -> None:
     processor = ViTImageProcessor(size={"height": side[0], "width": side[1]}, resample=resample)
-    prepare = ProcessorPrepare(processor, split=True)
-    assert prepare._resizing is not None
+    prepare = fastest_prepare(processor, split=True)
+    assert isinstance(prepare, ResizePrepare)
     for i, size in enumerate([(1, 1), (7, 90), (500, 375), (31, 33)]):
         image = picture(*size, seed=i)
         wanted = processor(image, return_tensors="np", do_rescale=False, do_normalize=False)
@@ -186,4 +187,4 @@ def test_resizing_without_the_processor_gives_its_bytes(
 
 def test_a_processor_that_crops_is_called_itself() -> None:
     processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
-    assert ProcessorPrepare(processor, split=True)._resizing is None
+    assert isinstance(fastest_prepare(processor, split=True), ProcessorPrepare)

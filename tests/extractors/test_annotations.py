@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnerfeat.errors import DataError
-from mnerfeat.extractors.base import UnreadableImageError
-from mnerfeat.extractors.imports import (
-    Imported,
+from mnerfeat.extractors.annotations import (
+    Annotations,
     read_boxes,
     read_captions,
     read_tags,
 )
+from mnerfeat.extractors.base import UnreadableImageError
 
-READERS: list[tuple[Callable[[Path], Imported[Any]], str, Any]] = [
+READERS: list[tuple[Callable[[Path], Annotations[Any]], str, Any]] = [
     (read_captions, "caption", "a man"),
     (read_tags, "tags", ["man", "traffic light"]),
     (read_boxes, "boxes", [[1, 2.5, 3, 4]]),
@@ -50,7 +50,7 @@ def test_what_a_file_says_is_found_by_as_much_of_the_path_as_it_names(
     assert said.of(Path("images/b/17.jpg")) == said.entries["b/17.jpg"]
     assert said.of(Path("c/18.jpg")) == said.entries["17.jpg"]
     for unknown in ("19.jpg", "images/117.jpg", "18.jpg"):
-        with pytest.raises(UnreadableImageError, match=r"said\.jsonl says nothing"):
+        with pytest.raises(UnreadableImageError, match=r"not in said\.jsonl"):
             said.of(Path(unknown))
     assert pickle.loads(pickle.dumps(said)) == said
 

@@ -1,6 +1,6 @@
-"""Captions, tags and boxes that others have made, from JSONL files.
+"""Captions, tags and boxes of images, read from JSON lines in place of running a model.
 
-One JSON object a line, UTF-8; keys that are not named here are not read.
+One JSON object a line, UTF-8; other keys are ignored.
 
 ```
 {"image": "17.jpg", "caption": "a man on a stage"}
@@ -8,11 +8,11 @@ One JSON object a line, UTF-8; keys that are not named here are not read.
 {"image": "17.jpg", "boxes": [[12, 8, 90.5, 120]]}
 ```
 
-Tags and boxes come best first; where there is no `tags`, `labels` is read. Boxes are pixels of the
-upright image, XYXY: left, top, right, bottom.
+Tags and boxes come in order of confidence; `labels` is read if there is no `tags`. Boxes are
+pixels of the upright image, XYXY: left, top, right, bottom.
 
-`image` is a file's name, with as many of its folders as are needed to tell it apart: a line about
-`17.jpg` or `photos/17.jpg` is found for `images/photos/17.jpg`. Empty lines are passed over.
+`image` is a file name, with as many folders as it takes to be unique: an entry for `17.jpg` or
+`photos/17.jpg` is found for `images/photos/17.jpg`. Empty lines are skipped.
 """
 
 import json
@@ -30,68 +30,68 @@ from mnerfeat.extractors.base import UnreadableImageError
 Box = tuple[float, float, float, float]
 """Pixels, XYXY: left, top, right, bottom."""
 
-Said = TypeVar("Said")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Imported(Generic[Said]):
-    """What a file says of images. It can be pickled.
+class Annotations(Generic[Value]):
+    """The annotations in a file.
 
     Attributes:
-        file: The file's name, for messages and provenances.
-        entries: By image, as named in the file.
+        file: Name of the file, for messages and provenances.
+        entries: Annotation by image, as named in the file.
     """
 
     file: str
-    entries: Mapping[str, Said]
+    entries: Mapping[str, Value]
 
-    def of(self, image: Path) -> Said:
-        """What the file says of an image file.
+    def of(self, image: Path) -> Value:
+        """Return the annotation of an image file.
 
         Raises:
-            UnreadableImageError: Nothing.
+            UnreadableImageError: There is none.
         """
         parts = PurePosixPath(image).parts
         for start in range(len(parts)):
             name = "/".join(parts[start:])
             if name in self.entries:
                 return self.entries[name]
-        raise UnreadableImageError(f"{self.file} says nothing of it")
+        raise UnreadableImageError(f"not in {self.file}")
 
 
-def read_captions(path: Path) -> Imported[str]:
-    """A file of captions.
+def read_captions(path: Path) -> Annotations[str]:
+    """Read a file of captions.
 
     Raises:
-        DataError: It cannot be read, or lines cannot be used; all of them are listed.
+        DataError: It cannot be read, or some lines cannot be used; all are listed.
     """
-    return _read(path, ("caption",), "a string", lambda value: " ".join(_string(value).split()))
+    return _read(path, ("caption",), "a string", _text)
 
 
-def read_tags(path: Path) -> Imported[tuple[str, ...]]:
-    """A file of object tags.
+def read_tags(path: Path) -> Annotations[tuple[str, ...]]:
+    """Read a file of object tags.
 
     Raises:
-        DataError: As `read_captions`.
+        DataError: See `read_captions`.
     """
     return _read(path, ("tags", "labels"), "a list of strings", _tags)
 
 
-def read_boxes(path: Path) -> Imported[tuple[Box, ...]]:
-    """A file of regions.
+def read_boxes(path: Path) -> Annotations[tuple[Box, ...]]:
+    """Read a file of boxes.
 
     Raises:
-        DataError: As `read_captions`.
+        DataError: See `read_captions`.
     """
     wanted = "a list of [left, top, right, bottom], in pixels, left < right and top < bottom"
     return _read(path, ("boxes",), wanted, _boxes)
 
 
 def _read(
-    path: Path, keys: tuple[str, ...], wanted: str, parse: Callable[[Any], Said]
-) -> Imported[Said]:
+    path: Path, keys: tuple[str, ...], wanted: str, parse: Callable[[Any], Value]
+) -> Annotations[Value]:
     source = Source(path)
-    entries: dict[str, Said] = {}
+    entries: dict[str, Value] = {}
     lines: dict[str, int] = {}
     for number, line in source.lines():
         if not line.strip():
@@ -102,66 +102,64 @@ def _read(
             source.fault(number, str(error))
             continue
         try:
-            said = parse(value)
-        except ValueError:
+            parsed = parse(value)
+        except (TypeError, ValueError):
             source.fault(number, f"{keys[0]!r} is {_kind(value)}; wanted {wanted}")
             continue
-        if entries.setdefault(name, said) != said:
-            source.fault(number, f"{shown(name)} stands in line {lines[name]} with something else")
+        if entries.setdefault(name, parsed) != parsed:
+            source.fault(number, f"{shown(name)} differs from line {lines[name]}")
         lines.setdefault(name, number)
     if source.faults:
         count = len(source.faults)
         raise DataError(
             f"{count:,} {'line' if count == 1 else 'lines'} of {path} cannot be used:",
             faults=source.faults,
-            hint='correct them or take them out; wanted lines such as {"image": "17.jpg", '
+            hint='correct or remove them; wanted lines such as {"image": "17.jpg", '
             f'"{keys[0]}": …}}',
         )
     if not entries:
-        raise DataError(f"{path} says nothing of any image: it is empty")
-    return Imported(file=path.name, entries=entries)
+        raise DataError(f"{path} is empty")
+    return Annotations(file=path.name, entries=entries)
 
 
 def _entry(line: str, keys: tuple[str, ...]) -> tuple[str, Any]:
-    """The image that a line is about, and what it says; a ValueError says what is wrong."""
+    """Return the image and the annotation of a line; a ValueError says what is wrong with it."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error}): {shown(line)}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{shown(line)} is no JSON object")  # noqa: TRY004 - not about a type here
+        raise ValueError(f"{shown(line)} is no JSON object")  # noqa: TRY004 - a fault of the line
     name = record.get("image")
     if not isinstance(name, str) or not PurePosixPath(name).name:
-        raise ValueError(f"'image' is {_kind(name)}; wanted a file's name")
+        raise ValueError(f"'image' is {_kind(name)}; wanted a file name")
     value = next((record[key] for key in keys if record.get(key) is not None), None)
     return "/".join(PurePosixPath(name.replace("\\", "/")).parts), value
 
 
-def _string(value: Any) -> str:
+def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("no string")  # noqa: TRY004 - caught above
-    return value
+        raise TypeError
+    return " ".join(value.split())
 
 
 def _tags(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise ValueError("no list")  # noqa: TRY004 - caught above
-    return tuple(" ".join(_string(tag).split()) for tag in value)
+        raise TypeError
+    return tuple(map(_text, value))
 
 
 def _boxes(value: Any) -> tuple[Box, ...]:
     if not isinstance(value, list):
-        raise ValueError("no list")  # noqa: TRY004 - caught above
+        raise TypeError
     boxes = []
-    for box in value:
-        if not isinstance(box, list) or len(box) != 4:
-            raise ValueError("no box")
+    for left, top, right, bottom in value:
+        box = (left, top, right, bottom)
         if not all(type(number) in (int, float) and math.isfinite(number) for number in box):
-            raise ValueError("no numbers")
-        left, top, right, bottom = map(float, box)
+            raise TypeError
         if not (left < right and top < bottom):
-            raise ValueError("an empty box")
-        boxes.append((left, top, right, bottom))
+            raise ValueError
+        boxes.append((float(left), float(top), float(right), float(bottom)))
     return tuple(boxes)
 
 

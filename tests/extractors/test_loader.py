@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from mnerfeat.errors import ModelError
 from mnerfeat.extractors import weights
-from mnerfeat.extractors.loading import find_model, model_name, versions
+from mnerfeat.extractors.loader import find_model, model_name, versions
 from mnerfeat.extractors.registry import PRESETS
 from mnerfeat.extractors.weights import hash_files, read_weights
 from tests.extractors.conftest import Models
@@ -117,7 +117,7 @@ class TestHashes:
     def test_large_files_are_hashed_once_until_they_change(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(weights, "_HASH_MEMORY_FROM", 1)
+        monkeypatch.setattr(weights, "_REMEMBERED_FROM", 1)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
         path = tmp_path / "weights"
         path.write_bytes(b"abc")
@@ -131,7 +131,7 @@ class TestHashes:
     def test_a_damaged_memory_is_no_harm(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
     ) -> None:
-        monkeypatch.setattr(weights, "_HASH_MEMORY_FROM", 1)
+        monkeypatch.setattr(weights, "_REMEMBERED_FROM", 1)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         (tmp_path / "mnerfeat").mkdir()
         (tmp_path / "mnerfeat" / "weights-sha256.json").write_text(content)
@@ -141,7 +141,7 @@ class TestHashes:
     def test_a_home_that_cannot_be_written_is_no_harm(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(weights, "_HASH_MEMORY_FROM", 1)
+        monkeypatch.setattr(weights, "_REMEMBERED_FROM", 1)
         monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
         (tmp_path / "weights").write_bytes(b"abc")
         assert hash_files([tmp_path / "weights"])

@@ -1,6 +1,7 @@
 """Captions and tags as token states, against the upstream calls."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ from transformers import (
 )
 
 from mnerfeat.errors import ModelError
-from mnerfeat.extractors.base import UnreadableImageError
-from mnerfeat.extractors.captioner import NEW_TOKENS, Captioner
+from mnerfeat.extractors.annotations import Annotations
+from mnerfeat.extractors.base import Prepared, UnreadableImageError
+from mnerfeat.extractors.captions import NEW_TOKENS, Captioner
 from mnerfeat.extractors.detector import Detector
 from mnerfeat.extractors.device import Compute
-from mnerfeat.extractors.imports import Imported
-from mnerfeat.extractors.texts_of_images import ImageTextExtractor, joined_tags
-from mnerfeat.extractors.token_states import TokenStates
+from mnerfeat.extractors.image_texts import ImageTextExtractor
+from mnerfeat.extractors.tags import DetectedTags, join_tags
 from tests.extractors.contract import ExtractorContract
 from tests.extractors.pictures import picture
 from tests.extractors.random_models import BERT, RandomModels, save_models
@@ -39,7 +40,7 @@ class TestCaption(ExtractorContract):
     def factory(cls, models: RandomModels) -> str:
         return (
             f"ImageTextExtractor('caption', Captioner({str(models.captioner)!r}), "
-            f"bert={str(BERT)!r}, pieces=30, dtype=np.dtype('float16'), numerics='fast')"
+            f"bert={str(BERT)!r}, tokens=30, dtype=np.dtype('float16'), numerics='fast')"
         )
 
 
@@ -50,15 +51,27 @@ class TestTags(ExtractorContract):
     @classmethod
     def factory(cls, models: RandomModels) -> str:
         return (
-            f"ImageTextExtractor('tags', Detector({str(models.detector)!r}), "
-            f"bert={str(BERT)!r}, pieces=20, dtype=np.dtype('float16'), numerics='fast')"
+            f"ImageTextExtractor('tags', DetectedTags(Detector({str(models.detector)!r})), "
+            f"bert={str(BERT)!r}, tokens=20, dtype=np.dtype('float16'), numerics='fast')"
         )
 
 
-def states(pieces: int, compute: Compute) -> TokenStates:
-    made = TokenStates(str(BERT), name="caption", length=pieces, dtype=np.dtype(np.float32))
-    made.load(compute)
-    return made
+def extractor_of(
+    texts: Sequence[str], compute: Compute, *, tokens: int, name: str = "caption"
+) -> tuple[ImageTextExtractor, list[Prepared]]:
+    """An extractor of texts from a file, and what it extracts from."""
+    entries = {f"{i}.png": text for i, text in enumerate(texts)}
+    extractor = ImageTextExtractor(
+        name,
+        Annotations(file=f"{name}.jsonl", entries=entries),
+        bert=str(BERT),
+        tokens=tokens,
+        dtype=np.dtype(np.float32),
+        numerics="fast",
+    )
+    extractor.load(compute)
+    image = Image.new("RGB", (3, 3))
+    return extractor, [extractor.prepare.of(Path("images") / file)(image) for file in entries]
 
 
 def upstream(text: str, **options: object) -> np.ndarray:
@@ -71,7 +84,8 @@ def upstream(text: str, **options: object) -> np.ndarray:
 
 def test_states_are_the_encoders_on_the_text_alone(cpu: Compute) -> None:
     texts = ["a picture of a lamp", "", "before the red wall", "zug"]
-    rows = states(16, cpu).of(texts, 3)
+    extractor, prepared = extractor_of(texts, cpu, tokens=16)
+    rows = extractor.extract(prepared, 3)
     for text, row, length in zip(
         texts, rows["caption_states"], rows["caption_length"], strict=True
     ):
@@ -84,10 +98,10 @@ def test_states_are_the_encoders_on_the_text_alone(cpu: Compute) -> None:
 def test_a_text_that_is_too_long_is_cut_and_said_so_once(
     cpu: Compute, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = states(6, cpu)
+    extractor, prepared = extractor_of(["a picture of a wall before a wall"] * 2, cpu, tokens=6)
     with caplog.at_level(logging.WARNING):
-        rows = made.of(["a picture of a wall before a wall"] * 2, 2)
-    assert caplog.text.count("is cut at 6") == 1
+        rows = extractor.extract(prepared, 2)
+    assert caplog.text.count("is cut to 6") == 1
     wanted = upstream("a picture of a wall before a wall", truncation=True, max_length=6)
     assert rows["caption_length"].tolist() == [6, 6]
     np.testing.assert_allclose(rows["caption_states"][0], wanted, rtol=1e-3, atol=1e-4)
@@ -97,7 +111,7 @@ def test_captions_are_what_the_model_generates(models: RandomModels, cpu: Comput
     images = [picture(40, 30, 1), picture(100, 200, 2), picture(32, 32, 3)]
     captioner = Captioner(str(models.captioner))
     captioner.load(cpu)
-    ours = captioner.tell([captioner.prepare(image) for image in images], 2)
+    ours = captioner.describe([captioner.prepare(image) for image in images], 2, cpu)
     model = BlipForConditionalGeneration.from_pretrained(models.captioner).eval()
     processor = AutoImageProcessor.from_pretrained(models.captioner)
     tokenizer = AutoTokenizer.from_pretrained(models.captioner)
@@ -113,26 +127,29 @@ def test_tags_are_the_labels_of_the_five_surest_objects(models: RandomModels, cp
     detector = Detector(str(models.detector))
     detector.load(cpu)
     image = np.asarray(picture(60, 90, 1))
-    labels = [one.label for one in detector.find(image)]
+    labels = [one.label for one in detector.find(image, cpu)]
     assert len(labels) == 6
-    assert detector.tell([{"image": image}], 1) == [" ".join(labels[:5])]
+    assert DetectedTags(detector).describe([{"image": image}], 1, cpu) == [" ".join(labels[:5])]
 
 
 def test_what_a_file_says_needs_no_model_that_tells(cpu: Compute) -> None:
-    said = Imported(file="tags.jsonl", entries={"a.png": joined_tags(("lamp", "red wall"))})
-    extractor = ImageTextExtractor(
-        "tags", said, bert=str(BERT), pieces=8, dtype=np.dtype(np.float32), numerics="fast"
-    )
-    extractor.load(cpu)
-    prepared = extractor.prepare.of(Path("images/a.png"))(Image.new("RGB", (3, 3)))
-    rows = extractor.extract([prepared], 2)
+    texts = [join_tags(("lamp", "red wall"))]
+    extractor, prepared = extractor_of(texts, cpu, tokens=8, name="tags")
+    rows = extractor.extract(prepared, 2)
     wanted = upstream("lamp red wall")
     assert rows["tags_length"].tolist() == [len(wanted)]
     np.testing.assert_allclose(rows["tags_states"][0, : len(wanted)], wanted, rtol=1e-3, atol=1e-4)
-    with pytest.raises(UnreadableImageError, match=r"tags\.jsonl says nothing"):
+    with pytest.raises(UnreadableImageError, match=r"not in tags\.jsonl"):
         extractor.prepare.of(Path("images/b.png"))
 
 
 def test_a_text_encoder_without_a_tokenizer_is_refused(models: RandomModels) -> None:
     with pytest.raises(ModelError, match="no tokenizer"):
-        TokenStates(str(models.grid), name="tags", length=4, dtype=np.dtype(np.float32))
+        ImageTextExtractor(
+            "tags",
+            Annotations(file="tags.jsonl", entries={}),
+            bert=str(models.grid),
+            tokens=4,
+            dtype=np.dtype(np.float32),
+            numerics="fast",
+        )
