@@ -1,4 +1,4 @@
-"""`mnerfeat data check` and `mnerfeat doctor`."""
+"""`mnerfeat data check`, `mnerfeat data convert` and `mnerfeat doctor`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +7,12 @@ import typer
 
 from mnerfeat.cli.options import Preset, settings
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at a data set before using it.")
+data_app = typer.Typer(no_args_is_help=True, help="Check and convert data sets.")
 
 
 @data_app.callback()
 def data_group() -> None:
-    """Look at a data set before using it."""
+    """Check and convert data sets."""
 
 
 @data_app.command("check")
@@ -21,14 +21,17 @@ def check_command(
         Path | None, typer.Argument(help="Folder of train, dev and test.  [default: data]")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="Open every image that the posts name.")
+        Path | None,
+        typer.Option("--images", help="Images folder; decodes every image of the posts."),
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option("--encoder", help="Count the words that this text encoder cannot see."),
+        typer.Option(
+            "--encoder", help="Text encoder; counts words without a piece in its vocabulary."
+        ),
     ] = None,
 ) -> None:
-    """Count posts, entities and images, and show what is odd about them."""
+    """Count posts, entities and images, and report what is unusual about them."""
     from tqdm.auto import tqdm
 
     from mnerfeat.datasets.checks import check
@@ -49,6 +52,33 @@ def check_command(
             folder or settings(None).data, images=images, pieces=pieces, progress=progress
         )
     typer.echo(render(report))
+
+
+@data_app.command("convert")
+def convert_command(
+    source: Annotated[Path, typer.Argument(help="File of posts, or folder of train, dev, test.")],
+    target: Annotated[Path, typer.Argument(help="File or folder to write.")],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="Format: json, conll, cmner, csv or tsv.  [default: by suffix; json in a folder]",
+        ),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--images",
+            help="Folder of images named <id>_*, which become the posts' images; repeatable.",
+        ),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite files that exist.")] = False,
+) -> None:
+    """Convert a data set to another file format."""
+    from mnerfeat.datasets.convert import convert
+
+    for file in convert(source, target, to=to, images=images or (), overwrite=replace):
+        typer.echo(file)
 
 
 def register(app: typer.Typer) -> None:

@@ -15,7 +15,7 @@ from tests.cli.conftest import Program
 @pytest.mark.parametrize(
     "command",
     ["", "extract", "train", "eval", "predict", "doctor", "toy", "settings", "cache info",
-     "cache verify", "data check"],
+     "cache verify", "data check", "data convert"],
 )  # fmt: skip
 def test_every_command_has_help(program: Program, command: str) -> None:
     result = program(*command.split(), "--help")
@@ -55,6 +55,8 @@ def test_help_loads_no_heavy_library() -> None:
         ("cache info", "no feature cache at features.h5", 1),
         ("cache verify x.h5", "no feature cache at x.h5", 1),
         ("data check nowhere", "nowhere", 1),
+        ("data convert nowhere out.jsonl", "nowhere", 1),
+        ("data convert . out.xls --to xls", "'xls'; choose from: json, conll", 2),
         ("settings nothing", "unknown section 'nothing'", 2),
     ],
 )
