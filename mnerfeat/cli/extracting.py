@@ -16,14 +16,14 @@ def register(app: typer.Typer) -> None:
 def extract_command(
     images: Annotated[
         Path | None,
-        typer.Option("--images", help="Folder of images, searched with all folders in it."),
+        typer.Option("--images", help="Folder of images, searched recursively."),
     ] = None,
     posts: Annotated[
         Path | None,
         typer.Option(
             "--posts",
             help="Folder of train, dev and test, or a file of posts, for the CLIP embeddings of "
-            "their texts and for rewards.  [default: data, where it exists]",
+            "their texts and for rewards.  [default: data, if it exists]",
         ),
     ] = None,
     cache: Cache = None,
@@ -32,78 +32,85 @@ def extract_command(
         str | None,
         typer.Option(
             "--features",
-            help="Some of vit, clip, quality, reward, grid, regions, tags, caption."
-            "  [default: the first three]",
+            help="Features to extract, of vit, clip, quality, reward, grid, regions, tags, caption."
+            "  [default: vit,clip,quality]",
         ),
     ] = None,
     vit: Annotated[
-        str | None, typer.Option("--vit", help="A ViT of transformers, by id or folder.")
+        str | None, typer.Option("--vit", help="ViT of transformers, by hub id or folder.")
     ] = None,
     clip: Annotated[
-        str | None, typer.Option("--clip", help="A model of open_clip: NAME:TAG, or a folder.")
+        str | None, typer.Option("--clip", help="open_clip model: NAME:TAG, or a folder.")
     ] = None,
     quality: Annotated[
         str | None,
-        typer.Option("--quality", help="maniqa, piqe, or an image model with one output."),
+        typer.Option(
+            "--quality", help="Quality model: maniqa, piqe, or an image model with one output."
+        ),
     ] = None,
     grid: Annotated[
-        str | None, typer.Option("--grid", help="A ResNet of transformers, by id or folder.")
+        str | None, typer.Option("--grid", help="ResNet of transformers, by hub id or folder.")
     ] = None,
     detector: Annotated[
-        str | None, typer.Option("--detector", help="An object detector of transformers.")
+        str | None, typer.Option("--detector", help="Object detector of transformers.")
     ] = None,
     captioner: Annotated[
-        str | None, typer.Option("--captioner", help="A model of transformers that captions.")
+        str | None, typer.Option("--captioner", help="Captioning model of transformers.")
     ] = None,
     bert: Annotated[
-        str | None, typer.Option("--bert", help="The text encoder of captions and tags.")
+        str | None,
+        typer.Option("--bert", help="Text encoder of transformers for captions and tags."),
     ] = None,
     captions: Annotated[
-        Path | None, typer.Option("--captions", help="JSONL: captions, in place of a captioner.")
+        Path | None,
+        typer.Option("--captions", help="JSONL file of captions, instead of a captioner."),
     ] = None,
     tags: Annotated[
-        Path | None, typer.Option("--tags", help="JSONL: object tags, in place of a detector.")
+        Path | None,
+        typer.Option("--tags", help="JSONL file of object tags, instead of a detector."),
     ] = None,
     regions: Annotated[
-        Path | None, typer.Option("--regions", help="JSONL: boxes, in place of a detector.")
+        Path | None, typer.Option("--regions", help="JSONL file of boxes, instead of a detector.")
     ] = None,
     discriminator: Annotated[
         Path | None,
         typer.Option(
             "--discriminator",
-            help="Folder of the discriminator that gives rewards.  [default: discriminator]",
+            help="Discriminator folder, for rewards.  [default: discriminator]",
         ),
     ] = None,
     device: Annotated[
         str | None,
         typer.Option(
-            "--device", help="auto, cpu, cuda, mps, or several: cuda:0,cuda:1.  [default: auto]"
+            "--device",
+            help="Device: auto, cpu, cuda, mps, or several (cuda:0,cuda:1).  [default: auto]",
         ),
     ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
-            "--engine", help="local (this machine) or ray (a cluster's nodes).  [default: local]"
+            "--engine",
+            help="Engine: local (this machine) or ray (a Ray cluster).  [default: local]",
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Inputs of a model that run at once.")
+        int | None, typer.Option("--batch-size", help="Batch size.  [default: by the device]")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Processes that decode images.")
+        int | None, typer.Option("--workers", help="Number of decoder processes; 0 for none.")
     ] = None,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Make features anew that another model has made."),
+        typer.Option("--replace", help="Recompute features made by a different model."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what there is to do, and do nothing.")
+        bool, typer.Option("--dry-run", help="Report what would be done, and do nothing.")
     ] = False,
     overrides: Set = None,
 ) -> None:
-    """Look at every image once, and write what the models see into the cache.
+    """Run the vision models on every image once and cache the features.
 
-    Only what is missing is done: run it again after adding images or after an interruption.
+    Only missing features are computed: run it again after adding images or an interruption.
     """
     from mnerfeat.config.plans import plan_extraction
     from mnerfeat.datasets import every_post

@@ -12,6 +12,7 @@ import pickle
 import signal
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -67,7 +68,7 @@ def run_on_cluster(plan: Plan, recorder: ImageRecorder, stop: StopRequest) -> tu
             f"device: {config.device!r}; the engine ray uses every device of a kind; choose from: "
             f"{', '.join(DEVICES)}"
         )
-    used: dict[str, None] = {}
+    used: dict[str, str] = {}  # names of devices
     with ExitStack() as stack:
         pipeline = _Pipeline(connect(stack), plan)
         cut_texts = 0
@@ -77,7 +78,7 @@ def run_on_cluster(plan: Plan, recorder: ImageRecorder, stop: StopRequest) -> tu
         if plan.images.jobs and not stop.event.is_set():
             with recorder.progress():
                 for answer in pipeline.images(stop):
-                    used[answer.device] = None
+                    used[answer.runner] = answer.device
                     for number, result in answer.decoded:
                         recorder.record_decoded(plan.images.jobs[number], result)
                     for name, ids, rows in answer.rows:
@@ -95,11 +96,9 @@ def run_on_cluster(plan: Plan, recorder: ImageRecorder, stop: StopRequest) -> tu
             len(recorder.unfinished),
         )
         here = replace(plan, config=replace(config, device="auto"), texts=type(plan.texts)())
-        used[run_locally(here, recorder, stop)[0]] = None
-    return (
-        f"{len(used)} device{'' if len(used) == 1 else 's'} ({', '.join(sorted(used))})",
-        cut_texts,
-    )
+        used["here"] = run_locally(here, recorder, stop)[0]
+    names = [f"{count} × {name}" for name, count in sorted(Counter(used.values()).items())]
+    return f"{len(used)} device{'' if len(used) == 1 else 's'} ({', '.join(names)})", cut_texts
 
 
 def _next_rows(answers: Iterator[Answer], texts: Sequence[str]) -> tuple[Rows, int]:
@@ -124,7 +123,7 @@ class _Pipeline:
             raise ConfigError("device: no node of the Ray cluster has a GPU")
         self._gpus = gpus > 0 and plan.config.device != "cpu"
         self._devices = gpus if self._gpus else sum(node.get("CPU", 0) >= 1 for node in nodes)
-        self._setup = ray.put(self._describe())
+        self._setup = self._describe()
         self._context = ray.data.DataContext.get_current()
         self._context.enable_progress_bars = False
         self._context.max_errored_blocks = -1
@@ -150,7 +149,7 @@ class _Pipeline:
             fn_args=(self._setup,),
             # Beside models on a CPU, both fit on a node that has a single core.
             num_cpus=1 if self._gpus else 0.9,
-            max_retries=RETRIES,
+            ray_remote_args_fn=lambda: {"max_retries": RETRIES},
         )
         return self._answers(decoded, stop, batch_size=GPU_TASKS if self._gpus else 1)
 
@@ -178,9 +177,11 @@ class _Pipeline:
             ),
             num_gpus=1 if self._gpus else 0,
             num_cpus=0 if self._gpus else 0.1,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
-            scheduling_strategy="SPREAD",
+            ray_remote_args_fn=lambda: {
+                "max_restarts": -1,
+                "max_task_retries": RETRIES,
+                "scheduling_strategy": "SPREAD",
+            },
         )
         queue: Queue[Answer | BaseException | None] = Queue(maxsize=4)
 
@@ -234,23 +235,21 @@ class _Pipeline:
         )
 
 
-def _decode(table: Any, setup: Any) -> dict[str, list[bytes]]:
+def _decode(table: Any, setup: NodeSetup) -> dict[str, list[bytes]]:
     """Decode the images of one item, on a node."""
-    import ray  # noqa: PLC0415
-
     work = table["work"][0].as_py()
-    decoded = decode_tasks(ray.get(setup), pickle.loads(work))  # noqa: S301  (made by this program)
+    decoded = decode_tasks(setup, pickle.loads(work))  # noqa: S301  (made by this program)
     return {"work": [work], "decoded": [pickle.dumps(decoded, protocol=5)]}
 
 
 class _RunModels:
     """Run models on decoded images or on texts, on a node."""
 
-    def __init__(self, setup: Any) -> None:
+    def __init__(self, setup: NodeSetup) -> None:
         ray: Any = importlib.import_module("ray")
         here = ray.get_runtime_context().get_node_id()
         cores = [n["Resources"].get("CPU", 1) for n in ray.nodes() if n["NodeID"] == here]
-        self._models = NodeModels(ray.get(setup), threads=max(1, int(*cores)))
+        self._models = NodeModels(setup, threads=max(1, int(*cores)))
 
     def __call__(self, table: Any) -> dict[str, list[bytes]]:
         items = []

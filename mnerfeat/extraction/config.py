@@ -1,4 +1,4 @@
-"""What a run of extraction is asked to do."""
+"""Configuration of a run of extraction."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,87 +21,85 @@ from mnerfeat.extractors.registry import (
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
-    """What to extract, with what, and where to."""
+    """What to extract, with which models, and into which cache."""
 
     images: Path = Path("images")
-    """The folder of images; folders in it are searched too."""
+    """Folder of images, searched recursively."""
 
     cache: Path = Path("features.h5")
-    """The cache that the features go into; made where it is not there yet."""
+    """Cache file for the features; created if it does not exist."""
 
     features: tuple[str, ...] = DEFAULT_EXTRACTORS
-    """What to extract: vit ([CLS] vectors), clip (embeddings of images and posts), quality; reward
-    (of posts' texts with their images, by a discriminator) once there is a discriminator; and,
-    for DPE-MNER, grid (ResNet cells), regions (the grids of three boxes), tags (of objects) and
-    caption."""
+    """Features to extract: vit ([CLS] vectors), clip (embeddings of images and of posts' texts),
+    quality; reward (of posts' texts with their images, by a trained discriminator); for DPE-MNER,
+    grid (ResNet cells), regions (the grids of three boxes), tags (of objects) and caption."""
 
     preset: str = "base"
-    """Models: base (the papers' backbones, downloaded) or tiny (inside the package, offline)."""
+    """Models: base (the papers' backbones, downloaded) or tiny (in the package, offline)."""
 
     vit: str | None = None
-    """A vision transformer of transformers, by hub id or folder, in place of the preset's."""
+    """Vision transformer of transformers, by hub id or folder, instead of the preset's."""
 
     clip: str | None = None
-    """A model of open_clip, as NAME:TAG, NAME:CHECKPOINT, hf-hub:ID or a folder."""
+    """open_clip model: NAME:TAG, NAME:CHECKPOINT, hf-hub:ID or a folder."""
 
     quality: str | None = None
-    """maniqa, maniqa-kadid, maniqa-pipal (:CHECKPOINT after it), piqe, or an image model of
+    """maniqa, maniqa-kadid, maniqa-pipal (optionally :CHECKPOINT), piqe, or an image model of
     transformers with one output. pyiqa (maniqa, piqe) is for non-commercial use only."""
 
     grid: str | None = None
-    """A ResNet of transformers, by hub id or folder, for grid and regions."""
+    """ResNet of transformers, by hub id or folder, for grid and regions."""
 
     detector: str | None = None
-    """An object detector of transformers, for regions and tags."""
+    """Object detector of transformers, for regions and tags."""
 
     captioner: str | None = None
-    """A model of transformers that writes captions, for caption."""
+    """Captioning model of transformers, for caption."""
 
     bert: str | None = None
-    """The text encoder of transformers that encodes captions and tags."""
+    """Text encoder of transformers for captions and tags."""
 
     captions: Path | None = None
-    """A JSONL file of captions, in place of a captioner: image, caption."""
+    """JSONL file of captions (image, caption), instead of a captioner."""
 
     tags: Path | None = None
-    """A JSONL file of object tags, in place of a detector: image, tags."""
+    """JSONL file of object tags (image, tags), instead of a detector."""
 
     regions: Path | None = None
-    """A JSONL file of boxes, in place of a detector: image, boxes (pixels, XYXY)."""
+    """JSONL file of boxes (image, boxes in pixels, XYXY), instead of a detector."""
 
     discriminator: Path = Path("discriminator")
-    """The folder of the discriminator that gives rewards; `mnerfeat rank train` makes one."""
+    """Folder of the discriminator for rewards; `mnerfeat rank train` makes one."""
 
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, mps, or several: cuda:0,cuda:1."""
+    """auto (a GPU if there is one), cpu, cuda, mps, or several: cuda:0,cuda:1."""
 
     engine: Literal["local", "ray"] = "local"
-    """local (this machine) or ray (every node of a Ray cluster; the extra `ray`)."""
+    """local (this machine) or ray (all nodes of a Ray cluster; needs the extra `ray`)."""
 
     numerics: Literal["fast", "strict"] = "fast"
-    """On CUDA: fast runs the models' bodies in float16, strict everything in float32 (TF32)."""
+    """On CUDA, fast runs the models' bodies in float16, strict everything in float32 (TF32)."""
 
     dtype: Literal["float16", "float32"] = "float16"
-    """In which vectors are stored; scores are always float32."""
+    """Type of stored vectors; scores are always float32."""
 
     batch_size: int | None = None
-    """Inputs of a model that run at once; by default what suits the device."""
+    """Batch size; by default one that suits the device."""
 
     workers: int | None = None
-    """Processes that decode images; 0 decodes in the main process. By default what suits the
-    machine."""
+    """Number of decoder processes; 0 decodes in the main process. Default: by the machine."""
 
     image_timeout: float = 120.0
-    """Seconds after which decoding one image is given up."""
+    """Time limit for decoding an image, in seconds."""
 
     replace: bool = False
-    """Make features anew that the cache holds from another model or other settings."""
+    """Recompute features made by a different model or with other settings."""
 
     dry_run: bool = False
-    """Say what there is to do, and do nothing."""
+    """Report what would be done, and do nothing."""
 
     progress: bool | None = None
-    """Show progress bars; by default where standard error is a terminal."""
+    """Show progress bars; by default if standard error is a terminal."""
 
     def __post_init__(self) -> None:
         for name, known in (("features", (*EXTRACTORS, REWARD)), ("preset", PRESETS)):
@@ -127,12 +125,12 @@ class ExtractConfig:
                 )
 
     def extractors(self) -> tuple[Extractor, ...]:
-        """The extractors of images asked for, their models found but not loaded.
+        """Return the requested extractors of images, their models found but not loaded.
 
         Raises:
-            ConfigError: Where the preset has no model for what is asked for.
-            DataError: Where a file that is imported cannot be used.
-            ModelError: Where a model is not there.
+            ConfigError: If the preset has no model for a requested feature.
+            DataError: If a file to import cannot be used.
+            ModelError: If a model is missing.
         """
         options = ExtractorOptions(
             preset=self.preset,

@@ -32,12 +32,16 @@ class DecodeResult:
         size: Width and height in pixels, upright; zeros if decoding failed.
         prepared: By extractor: its input arrays, or the reason it cannot use this image.
         reason: Why decoding failed; None if it succeeded.
+        profile_ignored: See `DecodedImage`.
+        transparency_dropped: See `DecodedImage`.
     """
 
     id: bytes | None
     size: tuple[int, int] = (0, 0)
     prepared: Mapping[str, Prepared | str] = field(default_factory=dict)
     reason: str | None = None
+    profile_ignored: bool = False
+    transparency_dropped: bool = False
 
 
 def decode_image(path: Path, prepares: Mapping[str, Prepare]) -> DecodeResult:
@@ -51,15 +55,21 @@ def decode_image(path: Path, prepares: Mapping[str, Prepare]) -> DecodeResult:
     try:
         content = read_image(path)
         id_ = content_id(content)
-        image = decode(content).image
+        decoded = decode(content)
     except UnreadableImageError as error:
         return DecodeResult(id=id_, reason=str(error))
     prepared: dict[str, Prepared | str] = {}
     for name, prepare in prepares.items():
         try:
-            prepared[name] = (prepare.of(path) if knows_files(prepare) else prepare)(image)
+            prepared[name] = (prepare.of(path) if knows_files(prepare) else prepare)(decoded.image)
         except UnreadableImageError as error:
             prepared[name] = str(error)
         except Exception as error:  # noqa: BLE001  (a processor may raise anything on odd sizes)
             prepared[name] = f"its preparation failed: {plain_reason(error)}"
-    return DecodeResult(id=id_, size=image.size, prepared=prepared)
+    return DecodeResult(
+        id=id_,
+        size=decoded.image.size,
+        prepared=prepared,
+        profile_ignored=decoded.profile_ignored,
+        transparency_dropped=decoded.transparency_dropped,
+    )

@@ -96,6 +96,8 @@ def extract(
         reused=images.reused,
         copies=images.copies,
         failed=tuple(recorder.failed),
+        profiles_ignored=recorder.profiles_ignored,
+        transparency_dropped=recorder.transparency_dropped,
         others=len(images.others),
         closed=images.closed,
         texts=plan.texts.texts,

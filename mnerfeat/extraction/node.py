@@ -8,6 +8,7 @@ and its libraries with those of the run, since rows of one feature must not depe
 import os
 import pickle
 import socket
+import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -83,7 +84,8 @@ class Answer:
         rows: Name of an extractor, identities of images, and their rows.
         texts: Texts that were read.
         text_rows: Their rows, and how many of them were cut.
-        device: Node and device that ran the models.
+        device: Name of the node and of the device that ran the models.
+        runner: Identifies the process that ran them.
         error: A failure of the node that concerns the whole run, if any.
     """
 
@@ -92,6 +94,7 @@ class Answer:
     texts: Sequence[str] = ()
     text_rows: tuple[Rows, int] = ({}, 0)
     device: str = ""
+    runner: str = ""
     error: Exception | None = None
 
 
@@ -146,7 +149,8 @@ class NodeModels:
         self._settings = ExitStack()
         self._runner: DeviceRunner | None = None
         self._names: Sequence[str] = ()
-        self.device = socket.gethostname()
+        self._device = socket.gethostname()
+        self._id = uuid.uuid4().hex
 
     def run(self, decoded: Sequence[tuple[Task, DecodeResult]]) -> Answer:
         """Run the models on some images."""
@@ -170,14 +174,14 @@ class NodeModels:
         stripped = [
             (task.number, replace(result, prepared=_refusals(result))) for task, result in decoded
         ]
-        return Answer(decoded=stripped, rows=rows, device=self.device)
+        return Answer(decoded=stripped, rows=rows, device=self._device, runner=self._id)
 
     def read(self, name: str, texts: Sequence[str]) -> Answer:
         """Run an extractor on texts."""
         try:
             batcher = Batcher([self._ready()], self._names, stop=Event(), done=lambda *_: None)
             rows = batcher.read_texts(name, texts)
-            return Answer(texts=texts, text_rows=rows, device=self.device)
+            return Answer(texts=texts, text_rows=rows, device=self._device, runner=self._id)
         except Exception as error:  # noqa: BLE001  (a value, see above)
             return self._failure(error)
 
@@ -185,7 +189,7 @@ class NodeModels:
         if is_broken(error):
             # Nothing in this process can use the GPU again: Ray starts another one elsewhere.
             os._exit(1)
-        return Answer(device=self.device, error=_portable(error))
+        return Answer(device=self._device, runner=self._id, error=_portable(error))
 
     def _ready(self) -> DeviceRunner:
         """Make the extractors on first use.
@@ -208,7 +212,7 @@ class NodeModels:
         if compute.device.type == "cpu":
             compute.use_threads(self._threads)
         self._names = [extractor.name for extractor in extractors]
-        self.device = f"{socket.gethostname()} {compute.device}"
+        self._device = f"{socket.gethostname()} {compute.device}"
         self._runner = DeviceRunner(
             {extractor.name: extractor for extractor in extractors},
             compute,

@@ -56,6 +56,8 @@ class ImageRecorder:
     Attributes:
         failed: Files that could not be used, with the reason.
         undecodable: Number of images that could not be decoded.
+        profiles_ignored: Number of images whose colour profile is ignored.
+        transparency_dropped: Number of images whose transparency is dropped.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -66,7 +68,7 @@ class ImageRecorder:
         self._parts: PartWriter | None = None
         self._progress: Progress | None = None
         self.failed = [(file.name, file.reason) for file in plan.images.unreadable]
-        self.undecodable = 0
+        self.undecodable = self.profiles_ignored = self.transparency_dropped = 0
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -117,6 +119,8 @@ class ImageRecorder:
         changed = was_changed(job.id, result)
         reason = "it changed while it was being read; run again" if changed else result.reason
         self._sizes[job.id] = result.size
+        self.profiles_ignored += result.profile_ignored
+        self.transparency_dropped += result.transparency_dropped
         if reason is not None:
             self.undecodable += 1
             self.failed.append((job.name, reason))

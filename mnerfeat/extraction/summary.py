@@ -20,6 +20,10 @@ class ExtractSummary:
         reused: Number of distinct images that needed nothing.
         copies: Number of files that are copies of another file.
         failed: Files that could not be used, by all extractors or the named one, with reasons.
+        profiles_ignored: Number of new images with a colour profile other than sRGB, whose colours
+            are taken for sRGB.
+        transparency_dropped: Number of new images with transparent pixels, which show the colour
+            beneath.
         others: Number of files in the folder that are not images.
         closed: Folders that could not be entered, with reasons.
         texts: Number of distinct texts.
@@ -39,6 +43,8 @@ class ExtractSummary:
     reused: int
     copies: int
     failed: tuple[tuple[str, str], ...]
+    profiles_ignored: int
+    transparency_dropped: int
     others: int
     closed: tuple[tuple[str, str], ...]
     texts: int
@@ -61,6 +67,8 @@ class ExtractSummary:
             reused=0,
             copies=0,
             failed=(),
+            profiles_ignored=0,
+            transparency_dropped=0,
             others=0,
             closed=(),
             texts=0,
@@ -84,7 +92,7 @@ class ExtractSummary:
     def __str__(self) -> str:
         if not self.features:
             return self.rewards
-        lines = [self._images(), *self._texts()]
+        lines = [self._images(), *self._colours(), *self._texts()]
         if self.failed:
             lines.append(f"{len(self.failed):,} could not be used:")
             lines += [f"  {_printable(name)}: {reason}" for name, reason in self.failed[:_SHOWN]]
@@ -109,6 +117,14 @@ class ExtractSummary:
             f"{self.names:,} image files ({', '.join(self.features)}): {', '.join(parts)}, "
             f"{len(self.failed):,} failed{others}"
         )
+
+    def _colours(self) -> list[str]:
+        parts = []
+        if self.profiles_ignored:
+            parts.append(f"{self.profiles_ignored:,} with a colour profile, read as sRGB")
+        if self.transparency_dropped:
+            parts.append(f"{self.transparency_dropped:,} with transparency, which is dropped")
+        return [f"of the new images, {'; '.join(parts)}"] if parts else []
 
     def _texts(self) -> list[str]:
         if not self.texts:

@@ -32,7 +32,7 @@ from mnerfeat.errors import ExtractionError
 from mnerfeat.extraction.decoding import DecodeJob, DecodeResult, decode_image
 from mnerfeat.extractors.base import Prepare
 
-BATCH_IMAGES: Final = 4
+BATCH_IMAGES: Final = 8
 """Images per message between the run and a decoder."""
 
 BATCHES_PER_DECODER: Final = 2

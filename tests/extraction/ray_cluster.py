@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 
 from mnerfeat.cache import FeatureCache
 from mnerfeat.errors import MnerfeatError
-from mnerfeat.extraction import recorder
+from mnerfeat.extraction import cluster, recorder
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.extraction.extract import extract
 from mnerfeat.extraction.summary import ExtractSummary
@@ -60,6 +60,7 @@ def extract_with_fakes(
     settings: ExtractConfig, *, delay: float = 0.01, names: Iterable[str] = fakes.FEATURES
 ) -> ExtractSummary:
     recorder.PART_ROWS = 8  # type: ignore[misc]
+    cluster.IMAGES_PER_TASK = 4  # type: ignore[misc]
     made = [fakes.make(name, "model", delay) for name in names]
     return extract(settings, texts=TEXTS, extractors=made)
 
@@ -160,6 +161,7 @@ class Runs:
         (self.images / "killer.png").unlink()
         options: dict[str, Any] = {"preset": "tiny", "features": ("vit", "clip", "quality")}
         recorder.PART_ROWS = 16  # type: ignore[misc]
+        cluster.IMAGES_PER_TASK = 4  # type: ignore[misc]
         extract(self.config("local", engine="local", workers=0, **options), texts=TEXTS)
 
         def change() -> None:

@@ -188,11 +188,6 @@ class FakeRay:
     def nodes(self) -> list[Any]:
         return [{"NodeID": "here", "Alive": True, "Resources": {"CPU": 1}}]
 
-    def put(self, value: Any) -> Any:
-        return value
-
-    get = put
-
     def get_runtime_context(self) -> Any:
         return SimpleNamespace(get_node_id=lambda: "here")
 

@@ -117,7 +117,7 @@ def summary(**changes: Any) -> ExtractSummary:
     given: dict[str, Any] = {
         "cache": Path("features.h5"), "features": ("vit", "clip"), "device": "cpu",
         "ids": {str(i): b"" for i in range(1200)}, "new": 1000, "reused": 100, "copies": 50,
-        "failed": (), "others": 0,
+        "failed": (), "others": 0, "profiles_ignored": 0, "transparency_dropped": 0,
         "closed": (), "texts": 0, "new_texts": 0, "cut_texts": 0, "context_length": 77,
         "seconds": 10.0, "dry_run": False,
     }  # fmt: skip
@@ -130,6 +130,13 @@ class TestSummary:
             "1,200 image files (vit, clip): 1,000 new, 100 reused, 50 copies, 0 failed",
             "10.0 s on cpu, 120.0 images/s; the features are in features.h5",
         ]
+
+    def test_colours_that_are_not_as_in_the_file_are_counted(self) -> None:
+        text = str(summary(profiles_ignored=3, transparency_dropped=1200))
+        assert (
+            "of the new images, 3 with a colour profile, read as sRGB; 1,200 with transparency, "
+            "which is dropped"
+        ) in text
 
     def test_texts_that_were_cut_are_told(self) -> None:
         text = str(summary(texts=30, new_texts=20, cut_texts=3))

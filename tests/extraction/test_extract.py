@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 
 from mnerfeat.cache import FAILED, OK, FeatureCache, content_id, unreadable_id
 from mnerfeat.errors import ConfigError, DataError, ProvenanceError, StorageError
@@ -275,6 +276,17 @@ def test_the_summary_identifies_every_file(run: Run, folder: Path) -> None:
     assert set(ids) == {path.name for path in folder.iterdir()}
     assert ids["3.png"] == ids["again.png"] == content_id((folder / "3.png").read_bytes())
     assert ids["loop.jpg"] == unreadable_id("loop.jpg")
+
+
+def test_colour_profiles_and_transparency_are_counted(run: Run, folder: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    (folder / "profile.png").write_bytes(encoded(picture(40, 41), icc_profile=profile))
+    logo = Image.new("RGBA", (30, 30), (0, 0, 0, 0))
+    (folder / "logo.png").write_bytes(encoded(logo))
+    summary = run()
+    assert (summary.new, summary.profiles_ignored, summary.transparency_dropped) == (12, 1, 1)
+    summary = run()
+    assert (summary.profiles_ignored, summary.transparency_dropped) == (0, 0)
 
 
 class TestKnownElsewhere:
