@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import threading
 import uuid
 from collections import Counter
@@ -44,8 +45,11 @@ IMAGES_PER_TASK: Final = 32
 GPU_TASKS: Final = 8
 """Number of decoded tasks that a GPU takes at once: two batches, one copied as the other runs."""
 
-RETRIES: Final = 4
-"""Number of times that Ray repeats a task whose process or node was lost."""
+RETRIES: Final = 10
+"""Number of times that Ray repeats a task whose process or node was lost.
+
+Until Ray has noticed that a node is gone, which takes a while, each attempt to reach it counts.
+"""
 
 JOINING_DEVICES: Final = 64
 """Number of devices that may join during a run and are used."""
@@ -96,7 +100,7 @@ def run_on_cluster(plan: Plan, recorder: ImageRecorder, stop: StopRequest) -> tu
             len(recorder.unfinished),
         )
         here = replace(plan, config=replace(config, device="auto"), texts=type(plan.texts)())
-        used["here"] = run_locally(here, recorder, stop)[0]
+        used["here"] = f"{socket.gethostname()} {run_locally(here, recorder, stop)[0]}"
     names = [f"{count} × {name}" for name, count in sorted(Counter(used.values()).items())]
     return f"{len(used)} device{'' if len(used) == 1 else 's'} ({', '.join(names)})", cut_texts
 
@@ -149,7 +153,7 @@ class _Pipeline:
             fn_args=(self._setup,),
             # Beside models on a CPU, both fit on a node that has a single core.
             num_cpus=1 if self._gpus else 0.9,
-            ray_remote_args_fn=lambda: {"max_retries": RETRIES},
+            max_retries=RETRIES,
         )
         return self._answers(decoded, stop, batch_size=GPU_TASKS if self._gpus else 1)
 
@@ -177,11 +181,9 @@ class _Pipeline:
             ),
             num_gpus=1 if self._gpus else 0,
             num_cpus=0 if self._gpus else 0.1,
-            ray_remote_args_fn=lambda: {
-                "max_restarts": -1,
-                "max_task_retries": RETRIES,
-                "scheduling_strategy": "SPREAD",
-            },
+            max_restarts=-1,
+            max_task_retries=RETRIES,
+            scheduling_strategy="SPREAD",
         )
         queue: Queue[Answer | BaseException | None] = Queue(maxsize=4)
 

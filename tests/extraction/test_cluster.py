@@ -77,7 +77,7 @@ def test_a_node_that_is_killed_costs_nothing(tmp_path: Path) -> None:
     assert 0 < found["rows_at_the_kill"] < found["rows"] == found["new"] == 61
     assert set(found["failed"]) == {"bad.jpg", "killer.png", "odd.png"}
     assert found["failed"]["killer.png"].endswith("killed by SIGKILL, 2 times")
-    assert found["device"].startswith("2 devices")
+    assert found["device"].startswith(("2 devices", "3 devices"))
 
 
 @needs_ray
