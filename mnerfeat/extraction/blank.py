@@ -8,7 +8,7 @@ from mnerfeat.cache import OK, FeatureCache, content_id
 from mnerfeat.errors import CacheLookupError
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.extraction.extract import extract
-from mnerfeat.extractors.rewards import CLIP_IMAGE
+from mnerfeat.extractors.clip import CLIP_IMAGE
 from mnerfeat.preference.blank import Blank, blank_name, blank_png
 
 

@@ -78,49 +78,59 @@ def knows_files(prepare: Prepare) -> TypeGuard[FilePrepare]:
     return hasattr(type(prepare), "of")
 
 
-class Extractor(Protocol):
+class Extractor(ABC):
     """A model that turns images into one or more features.
 
     Making one reads configuration files and hashes weights, which is quick. `load` loads the
     weights, so that a run with nothing to do stays quick.
+
+    Args:
+        features: The features of images, by name in the cache.
+        text_features: The features of texts, by name, of a `TextExtractor`.
+        facts: What made all of them, for provenances.
+        own_facts: What each feature is, for its provenance: `output`, and what differs.
+
+    Attributes:
+        name: Name in `--features`.
+        features: As given.
+        text_features: As given.
+        provenance: What makes each feature, text features included.
+        cuda_size: Default batch size on a CUDA GPU; the defaults suit 224 × 224 pixels.
+        mps_size: Default batch size on an Apple GPU.
+        cpu_size: Default batch size on a CPU.
+        inputs_an_image: Usual number of inputs of the model for one image.
     """
 
-    @property
-    def name(self) -> str:
-        """Name in `--features`."""
-        ...
+    name: str
+    cuda_size: ClassVar[int] = 128
+    mps_size: ClassVar[int] = 32
+    cpu_size: ClassVar[int] = 16
+    inputs_an_image: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        features: Mapping[str, FeatureSpec],
+        text_features: Mapping[str, FeatureSpec] = MappingProxyType({}),
+        *,
+        facts: Mapping[str, Any],
+        own_facts: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self.features = features
+        self.text_features = dict(text_features)
+        common = {"recipe": RECIPE, **facts, "extractor": self.name}
+        specs = {**features, **text_features}
+        self.provenance: Mapping[str, Provenance] = {
+            feature: Provenance({**common, "dtype": specs[feature].dtype.name, **own})
+            for feature, own in own_facts.items()
+        }
+        self._compute: Compute | None = None
 
     @property
-    def features(self) -> Mapping[str, FeatureSpec]:
-        """The features of images, by name in the cache."""
-        ...
-
-    @property
-    def provenance(self) -> Mapping[str, Provenance]:
-        """What makes each feature, text features included."""
-        ...
-
-    @property
+    @abstractmethod
     def prepare(self) -> Prepare:
         """The part of the work that decoder processes do."""
-        ...
 
-    def default_size(self, compute: Compute) -> int:
-        """Return the default batch size on a device, in inputs of the model."""
-        ...
-
-    def images_at_once(self, size: int) -> int:
-        """Return how many images fill a batch of `size` inputs."""
-        ...
-
-    def load(self, compute: Compute) -> None:
-        """Load the weights, if they are not loaded yet.
-
-        Raises:
-            ModelError: They do not fit the model.
-        """
-        ...
-
+    @abstractmethod
     def extract(self, batch: Sequence[Prepared], size: int) -> Mapping[str, NDArray[Any]]:
         """Extract features. A row depends on its image alone, to the last bit.
 
@@ -131,22 +141,51 @@ class Extractor(Protocol):
         Returns:
             For each of `features`, (images, …) float32.
         """
-        ...
 
+    @abstractmethod
+    def _load(self, compute: Compute) -> None:
+        """Load the weights to a device."""
 
-class TextExtractor(Extractor, Protocol):
-    """An extractor that also reads the texts of posts."""
+    @final
+    def load(self, compute: Compute) -> None:
+        """Load the weights, if they are not on the device yet.
 
+        Raises:
+            ModelError: They do not fit the model.
+        """
+        if compute != self._compute:
+            self._load(compute)
+            self._compute = compute
+
+    @final
     @property
-    def text_features(self) -> Mapping[str, FeatureSpec]:
-        """The features of texts, by name in the cache."""
-        ...
+    def compute(self) -> Compute:
+        """The device of `load`."""
+        assert self._compute is not None, "load comes first"
+        return self._compute
 
-    @property
-    def context_length(self) -> int:
-        """Maximum number of tokens of a text, special ones included."""
-        ...
+    @final
+    def default_size(self, compute: Compute) -> int:
+        """Return the default batch size on a device, in inputs of the model."""
+        sizes = {"cuda": self.cuda_size, "mps": self.mps_size}
+        return sizes.get(compute.device.type, self.cpu_size)
 
+    @final
+    def images_at_once(self, size: int) -> int:
+        """Return how many images fill a batch of `size` inputs."""
+        return -(-size // self.inputs_an_image)
+
+
+class TextExtractor(Extractor):
+    """An extractor that also reads the texts of posts.
+
+    Attributes:
+        context_length: Maximum number of tokens of a text, special ones included.
+    """
+
+    context_length: int
+
+    @abstractmethod
     def extract_texts(
         self, texts: Sequence[str], size: int
     ) -> tuple[Mapping[str, NDArray[Any]], int]:
@@ -156,13 +195,11 @@ class TextExtractor(Extractor, Protocol):
             For each of `text_features`, (texts, …) float32; and how many of the texts were cut
             to `context_length`.
         """
-        ...
 
 
 def reads_texts(extractor: Extractor) -> TypeGuard[TextExtractor]:
     """Return whether an extractor also reads texts."""
-    # Not isinstance, which would compute every property of the protocol.
-    return hasattr(type(extractor), "extract_texts")
+    return bool(getattr(extractor, "text_features", None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,82 +281,6 @@ class ExtractorFactory:
     options: Mapping[ModelOption, str]
     make: Callable[[ExtractorOptions], Extractor]
     default: bool = False
-
-
-class ModelExtractor(ABC):
-    """Base of extractors: provenance, batch sizes, and loading once.
-
-    Args:
-        features: The features of images, by name.
-        text_features: The features of texts, by name.
-        facts: What made all of them, for provenances.
-        own_facts: What each feature is, for its provenance: `output`, and what differs.
-
-    Attributes:
-        cuda_size: Default batch size on a CUDA GPU; the defaults suit 224 × 224 pixels.
-        mps_size: Default batch size on an Apple GPU.
-        cpu_size: Default batch size on a CPU.
-        inputs_an_image: Usual number of inputs of the model for one image.
-    """
-
-    name: str
-    cuda_size: ClassVar[int] = 128
-    mps_size: ClassVar[int] = 32
-    cpu_size: ClassVar[int] = 16
-    inputs_an_image: ClassVar[int] = 1
-
-    def __init__(
-        self,
-        features: Mapping[str, FeatureSpec],
-        text_features: Mapping[str, FeatureSpec] = MappingProxyType({}),
-        *,
-        facts: Mapping[str, Any],
-        own_facts: Mapping[str, Mapping[str, Any]],
-    ) -> None:
-        self.features = features
-        self.text_features = text_features
-        specs = {**features, **text_features}
-        self.provenance: Mapping[str, Provenance] = {
-            feature: Provenance(
-                {
-                    "recipe": RECIPE,
-                    **facts,
-                    "extractor": self.name,
-                    "dtype": specs[feature].dtype.name,
-                    **own,
-                }
-            )
-            for feature, own in own_facts.items()
-        }
-        self._compute: Compute | None = None
-
-    @final
-    def default_size(self, compute: Compute) -> int:
-        """See `Extractor.default_size`."""
-        sizes = {"cuda": self.cuda_size, "mps": self.mps_size}
-        return sizes.get(compute.device.type, self.cpu_size)
-
-    @final
-    def images_at_once(self, size: int) -> int:
-        """See `Extractor.images_at_once`."""
-        return -(-size // self.inputs_an_image)
-
-    @final
-    def load(self, compute: Compute) -> None:
-        """See `Extractor.load`."""
-        if compute != self._compute:
-            self._load(compute)
-            self._compute = compute
-
-    @property
-    def compute(self) -> Compute:
-        """The device that `load` chose."""
-        assert self._compute is not None, "load comes first"
-        return self._compute
-
-    @abstractmethod
-    def _load(self, compute: Compute) -> None:
-        """Load the weights to a device."""
 
 
 def run_padded(

@@ -18,9 +18,9 @@ from mnerfeat.errors import ModelError
 from mnerfeat.extractors.base import (
     ExtractorFactory,
     FeatureSpec,
-    ModelExtractor,
     ModelOption,
     Prepared,
+    TextExtractor,
     run_padded,
 )
 from mnerfeat.extractors.decoder import DECODING
@@ -119,7 +119,7 @@ class ClipPrepare:
 
 
 @final
-class ClipExtractor(ModelExtractor):
+class ClipExtractor(TextExtractor):
     """`clip_image` and `clip_text`: `encode_image` and `encode_text`; (embed_dim,) each.
 
     Args:
@@ -137,7 +137,6 @@ class ClipExtractor(ModelExtractor):
         source = find_clip(reference)
         self._source = source
         self.context_length = source.context_length
-        self.prepare = ClipPrepare(source.preprocessing)
         vectors = FeatureSpec(shape=(source.embed_dim,), dtype=dtype)
         super().__init__(
             {CLIP_IMAGE: vectors},
@@ -160,6 +159,11 @@ class ClipExtractor(ModelExtractor):
         self._model: Any = None
         self._tokenizer: Any = None
         self._statistics: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def prepare(self) -> ClipPrepare:
+        """See `Extractor.prepare`."""
+        return ClipPrepare(self._source.preprocessing)
 
     def _load(self, compute: Compute) -> None:
         model, self._tokenizer = load_clip(self._source)

@@ -1,4 +1,4 @@
-"""Where models run, and with which numbers."""
+"""Devices that models run on, and the number formats used there."""
 
 import contextlib
 import logging
@@ -19,37 +19,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Numerics = Literal["fast", "strict"]
+"""`fast`: float16 matrix products on CUDA, accumulated in float32. `strict`: float32, TF32 on CUDA.
+Both are float32 on other devices."""
 
 KEPT_MEMORY: Final = 3 << 30
-"""Bytes of a GPU for CUDA itself, and for the weights of ViT, CLIP and MANIQA with float16 copies.
+"""GPU memory for CUDA itself and the weights of ViT, CLIP and MANIQA, in bytes.
 
-Measured: 1.8 GB of weights and copies.
+Measured: 1.8 GB of weights with their float16 copies.
 """
 
 WORKING_MEMORY: Final = 8 << 30
-"""Bytes that two batches take at most, at the sizes extractors ask for, in float16.
+"""GPU memory of two batches of the default size in float16, in bytes: one runs, one is waiting.
 
 Measured: 58 MiB for each of MANIQA's 64 crops, 4 MiB for each of ViT-B/16's 128 images; twice as
-much in float32. One batch runs while the next is there already.
+much in float32.
 """
 
-_NO_MEMORY = (
+_OUT_OF_MEMORY = (
     "can't allocate memory",  # the CPU's allocator
     "backend out of memory",  # MPS
     "CUDA error: out of memory",  # pinned memory, and what CUDA takes for itself
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-"""In messages of errors that are torch's own, but not `OutOfMemoryError`."""
+"""Messages of torch's errors other than `OutOfMemoryError`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """A device and the numbers used on it.
+    """A device, and the number formats used on it.
 
     Attributes:
-        device: As torch names it.
+        device: The torch device.
         half: Whether matrix products run in float16 (accumulated in float32).
-        memory: Bytes that a GPU has in all; None where that bounds nothing.
+        memory: Total memory of a GPU in bytes; None for other devices.
     """
 
     device: "torch.device"
@@ -57,14 +59,14 @@ class Compute:
     memory: int | None = None
 
     def fitting_size(self, size: int) -> int:
-        """How many inputs to begin with on this device: as asked for, or halved until they fit.
+        """Return the batch size to begin with: `size`, halved until it fits the device's memory.
 
-        It depends on all of the memory, not on what is free now, nor on any measured speed: batches
-        of another shape may round otherwise, and a cache must not depend on the moment. From
-        about 11 GB on nothing is halved; more at once would fit, but gain nothing.
+        It depends on the total memory, not on what is free now nor on any measured speed: batches
+        of another shape may round differently, and a cache must not depend on the moment. From
+        about 11 GB on nothing is halved; larger batches would fit, but gain nothing.
 
         Args:
-            size: What an extractor asks for on a GPU with memory enough.
+            size: Default batch size of an extractor.
         """
         if self.memory is None:
             return size
@@ -75,7 +77,7 @@ class Compute:
         return fitting
 
     def put(self, array: NDArray[Any]) -> "torch.Tensor":
-        """An array as a tensor on the device; on a GPU the copy overlaps with what runs there."""
+        """Copy an array to the device; on a GPU the copy overlaps with computation."""
         import torch  # noqa: PLC0415
 
         tensor = torch.from_numpy(np.ascontiguousarray(array))
@@ -84,10 +86,7 @@ class Compute:
         return tensor.to(self.device)
 
     def claim_thread(self) -> None:
-        """Give the calling thread a stream of its own on a GPU.
-
-        What two threads ask for then overlaps: one batch is copied while another one runs.
-        """
+        """Give the calling thread its own CUDA stream, so that threads overlap on a GPU."""
         if self.device.type == "cuda":
             import torch  # noqa: PLC0415
 
@@ -95,20 +94,20 @@ class Compute:
             torch.cuda.set_stream(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
 
     def use_threads(self, count: int) -> None:
-        """Let products on a CPU use so many threads, in this whole process."""
+        """Set the number of CPU threads of this process."""
         import torch  # noqa: PLC0415
 
         torch.set_num_threads(count)
 
     def settle(self) -> None:
-        """Wait until the device has done everything, so that other streams see it."""
+        """Wait until the device is idle, so that other streams see its results."""
         if self.device.type == "cuda":
             import torch  # noqa: PLC0415
 
             torch.cuda.synchronize(self.device)
 
     def forget_memory(self) -> None:
-        """Give back the memory that torch keeps for later."""
+        """Free the memory that torch keeps for later."""
         if self.device.type == "cuda":
             import torch  # noqa: PLC0415
 
@@ -116,7 +115,7 @@ class Compute:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Inference with this device's numbers: no gradients, float16 where `half`."""
+        """Run inference in this device's number formats, without gradients."""
         import torch  # noqa: PLC0415
 
         with (
@@ -127,36 +126,33 @@ class Compute:
 
 
 def choose_computes(names: str, numerics: Numerics) -> list[Compute]:
-    """The devices that an option names: one, or several between commas (`cuda:0,cuda:1`).
+    """Return the devices that an option names: one, or several with commas (`cuda:0,cuda:1`).
 
     Raises:
-        ConfigError: Where there is no such device.
+        ConfigError: A device does not exist.
     """
     chosen = [choose_compute(name.strip(), numerics) for name in names.split(",")]
     if {compute.device.type for compute in chosen} == {"cuda"}:
-        _mention_idle_gpus(chosen)
+        import torch  # noqa: PLC0415
+
+        used = {compute.device.index or 0 for compute in chosen}
+        all_gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        idle = [name for i, name in enumerate(all_gpus) if i not in used]
+        if idle:
+            message = "not used: %s; --device %s uses all GPUs"
+            logger.info(message, ", ".join(idle), ",".join(all_gpus))
     return chosen
 
 
-def _mention_idle_gpus(chosen: "list[Compute]") -> None:
-    import torch  # noqa: PLC0415
-
-    used = {compute.device.index or 0 for compute in chosen}
-    idle = [f"cuda:{i}" for i in range(torch.cuda.device_count()) if i not in used]
-    if idle:
-        everything = ",".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
-        logger.info("not used: %s; --device %s uses them all", ", ".join(idle), everything)
-
-
 def choose_compute(name: str, numerics: Numerics) -> Compute:
-    """The device that an option names, logged together with why.
+    """Return the device that an option names, and log it with the reason.
 
     Args:
-        name: `auto` (a GPU where there is one), or torch's name: `cpu`, `cuda`, `cuda:1`, `mps`.
-        numerics: `fast` runs bodies in float16 on CUDA; `strict` in float32 (TF32 on CUDA).
+        name: `auto` (a GPU if there is one), or torch's name: `cpu`, `cuda`, `cuda:1`, `mps`.
+        numerics: See `Numerics`.
 
     Raises:
-        ConfigError: Where there is no such device.
+        ConfigError: The device does not exist.
     """
     import torch  # noqa: PLC0415
 
@@ -179,11 +175,8 @@ def _automatic() -> "tuple[torch.device, str]":
         return torch.device("mps"), "Apple's GPU"
     if Path("/proc/driver/nvidia/version").exists():
         why = "was built without CUDA" if torch.version.cuda is None else "cannot use its driver"
-        logger.warning(
-            "this machine has an NVIDIA GPU, but torch %s %s, so the CPU is used",
-            torch.__version__,
-            why,
-        )
+        message = "this machine has an NVIDIA GPU, but torch %s %s: running on the CPU"
+        logger.warning(message, torch.__version__, why)
     return torch.device("cpu"), "no GPU that torch can use"
 
 
@@ -195,11 +188,10 @@ def _named(name: str) -> "torch.device":
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         found = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        if torch.backends.mps.is_available():
-            found.append("mps")
+        found += ["mps"] * torch.backends.mps.is_available()
         raise ConfigError(
             f"device: there is no {name!r} here ({str(error).splitlines()[0]}); "
-            f"choose from: auto, cpu{''.join(f', {other}' for other in found)}"
+            f"choose from: {', '.join(['auto', 'cpu', *found])}"
         ) from error
     if device.type == "meta":
         raise ConfigError("device: 'meta' computes nothing; choose auto, cpu, cuda or mps")
@@ -208,7 +200,7 @@ def _named(name: str) -> "torch.device":
 
 @contextlib.contextmanager
 def matrix_precision(compute: Compute) -> Iterator[None]:
-    """Let float32 products use TF32 on CUDA; the settings are torch's own, so put them back."""
+    """Allow TF32 in float32 products on CUDA, and restore torch's settings afterwards."""
     if compute.device.type != "cuda":
         yield
         return
@@ -224,26 +216,26 @@ def matrix_precision(compute: Compute) -> Iterator[None]:
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the machine, had no memory left."""
+    """Return whether a device or the machine ran out of memory."""
     import torch  # noqa: PLC0415
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def is_broken(error: BaseException) -> bool:
-    """Whether a GPU failed, after which its process can do nothing more with it.
+    """Return whether a GPU failed so that its process cannot use it any more.
 
-    Another GPU may well do the same work: memory that rots, a driver that was reset.
+    Another GPU may well succeed: the causes are faulty memory and driver resets.
     """
     import torch  # noqa: PLC0415
 

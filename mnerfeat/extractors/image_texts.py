@@ -16,8 +16,8 @@ from PIL import Image
 from mnerfeat.errors import ModelError
 from mnerfeat.extractors.annotations import Annotations
 from mnerfeat.extractors.base import (
+    Extractor,
     FeatureSpec,
-    ModelExtractor,
     ModelOption,
     Prepare,
     Prepared,
@@ -85,7 +85,7 @@ class AnnotationPrepare:
 
 
 @final
-class ImageTextExtractor(ModelExtractor):
+class ImageTextExtractor(Extractor):
     """`<name>_states` and `<name>_length`: token states of a text about each image.
 
     States are `last_hidden_state` of a text encoder on the text alone, with those of [CLS] and

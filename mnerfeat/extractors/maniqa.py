@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnerfeat.errors import ModelError
-from mnerfeat.extractors.base import FeatureSpec, ModelExtractor, Prepared, run_padded
+from mnerfeat.extractors.base import Extractor, FeatureSpec, Prepared, run_padded
 from mnerfeat.extractors.decoder import DECODING, Pixels
 from mnerfeat.extractors.device import Compute, Numerics
 from mnerfeat.extractors.loader import versions
@@ -53,7 +53,7 @@ class ManiqaPrepare:
 
 
 @final
-class ManiqaExtractor(ModelExtractor):
+class ManiqaExtractor(Extractor):
     """`quality`: the weighted mean of the scores of all patches of all crops; a number.
 
     Higher is better, about 0 to 1 but without an upper bound. Equals pyiqa's score of the upright

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnerfeat.extractors.base import FeatureSpec, ModelExtractor, Prepared, UnreadableImageError
+from mnerfeat.extractors.base import Extractor, FeatureSpec, Prepared, UnreadableImageError
 from mnerfeat.extractors.decoder import DECODING
 from mnerfeat.extractors.device import Compute
 from mnerfeat.extractors.loader import versions
@@ -38,7 +38,7 @@ class PiqePrepare:
 
 
 @final
-class PiqeExtractor(ModelExtractor):
+class PiqeExtractor(Extractor):
     """`quality`: 1 − PIQE / 100, from 0 to 1; higher is better."""
 
     name = "quality"

@@ -19,7 +19,6 @@ from mnerfeat.extractors.base import (
     ExtractorFactory,
     ExtractorOptions,
     FeatureSpec,
-    ModelExtractor,
     ModelOption,
     Prepare,
     Prepared,
@@ -66,7 +65,7 @@ class AnnotationPrepare:
 
 
 @final
-class RegionsExtractor(ModelExtractor):
+class RegionsExtractor(Extractor):
     """`regions_boxes`, `regions_grid` and `regions_count`.
 
     `regions_boxes`: (3, 4) float32, pixels of the upright image, XYXY. `regions_grid`: (3, height,

@@ -17,8 +17,8 @@ from PIL import Image
 
 from mnerfeat.errors import ModelError
 from mnerfeat.extractors.base import (
+    Extractor,
     FeatureSpec,
-    ModelExtractor,
     Prepare,
     Prepared,
     run_padded,
@@ -217,7 +217,7 @@ class VisionModel:
         return normalised
 
 
-class VisionExtractor(ModelExtractor):
+class VisionExtractor(Extractor):
     """Base of extractors of one feature from one image model of `transformers`.
 
     Args:
