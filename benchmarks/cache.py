@@ -32,8 +32,8 @@ from recording import CLOCKS, RESULTS, add_clock, machine, publish
 
 from mnerfeat.cache import CacheWriter, FeatureCache, FeatureRows, Provenance, TableRows, pack
 from mnerfeat.cache.encoding import FeatureContent, NamesContent, TableContent, checksums
-from mnerfeat.cache.layout import Array
-from mnerfeat.cache.rewriting import rewrite
+from mnerfeat.cache.files import Array
+from mnerfeat.cache.maintenance.pack import rewrite
 
 RECORD = RESULTS / "cache.md"
 MADE_BY = Provenance({"model": "random numbers"})
@@ -85,7 +85,7 @@ def write_large(path: Path, rows: int, width: int) -> None:
         .view(np.uint8)
         .reshape(-1, 8)
     )
-    names = NamesContent.of({large_name(row): row for row in range(rows)})
+    names = NamesContent.of({large_name(row): (row, 0) for row in range(rows)})
     zeros = np.zeros((min(rows, 1 << 16), width), np.float16)
 
     def pieces() -> Iterator[NDArray[Any]]:
@@ -106,7 +106,7 @@ def write_large(path: Path, rows: int, width: int) -> None:
         names=names,
         features={"vit_cls": feature},
     )
-    rewrite(path, {"images": table}, sequence=1)
+    rewrite(path, {"images": table}, cache_id="0" * 32)
 
 
 def large_name(row: int) -> bytes:

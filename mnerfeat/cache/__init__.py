@@ -1,15 +1,15 @@
-"""The HDF5 feature store: sealed files, read by mapping them, written by replacing them.
+"""The HDF5 feature cache: files are read by mapping them and written by replacing them.
 
-It needs numpy, nothing else. The format is described in `docs/cache-format.md`.
+It needs numpy and h5py. The format is described in `docs/cache-format.md`.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from mnerfeat.cache.feature import Feature
-from mnerfeat.cache.incoming import FeatureRows, TableRows
-from mnerfeat.cache.packing import pack
+from mnerfeat.cache.maintenance.pack import pack
 from mnerfeat.cache.reader import FeatureCache
+from mnerfeat.cache.rows import NameComparison
 from mnerfeat.cache.schema import (
     FAILED,
     MISSING,
@@ -22,21 +22,21 @@ from mnerfeat.cache.schema import (
     unreadable_id,
 )
 from mnerfeat.cache.table import Table
-from mnerfeat.cache.writer import CacheWriter
+from mnerfeat.cache.writer import CacheWriter, FeatureRows, TableRows
 
 if TYPE_CHECKING:
-    from mnerfeat.cache.exporting import EXPORT_FORMATS, ExportReport, export
-    from mnerfeat.cache.inspecting import CacheInfo, FeatureInfo, info, verify
+    from mnerfeat.cache.maintenance.export import EXPORT_FORMATS, ExportReport, export
     from mnerfeat.cache.maintenance.importing import (
         ImportConfig,
         ImportReport,
         import_features,
         read_provenance,
     )
-    from mnerfeat.cache.merging import MergeReport, merge
-    from mnerfeat.cache.migrating import migrate
-    from mnerfeat.cache.pruning import PruneReport, prune
-    from mnerfeat.cache.repairing import RepairReport, repair
+    from mnerfeat.cache.maintenance.merge import MergeReport, merge
+    from mnerfeat.cache.maintenance.migrate import migrate
+    from mnerfeat.cache.maintenance.prune import PruneReport, prune
+    from mnerfeat.cache.maintenance.repair import RepairReport, repair
+    from mnerfeat.cache.maintenance.verify import CacheInfo, FeatureInfo, info, verify
 
 __all__ = [
     "EXPORT_FORMATS",
@@ -53,6 +53,7 @@ __all__ = [
     "ImportConfig",
     "ImportReport",
     "MergeReport",
+    "NameComparison",
     "Provenance",
     "PruneReport",
     "RepairReport",
@@ -75,15 +76,15 @@ __all__ = [
     "verify",
 ]
 
-# What neither reading nor writing needs is imported when it is asked for.
+# What neither reading nor writing needs is imported on demand.
 _TOOLS = {
-    "exporting": ("EXPORT_FORMATS", "ExportReport", "export"),
-    "inspecting": ("CacheInfo", "FeatureInfo", "info", "verify"),
-    "maintenance.importing": ("ImportConfig", "ImportReport", "import_features", "read_provenance"),
-    "merging": ("MergeReport", "merge"),
-    "migrating": ("migrate",),
-    "pruning": ("PruneReport", "prune"),
-    "repairing": ("RepairReport", "repair"),
+    "export": ("EXPORT_FORMATS", "ExportReport", "export"),
+    "verify": ("CacheInfo", "FeatureInfo", "info", "verify"),
+    "merge": ("MergeReport", "merge"),
+    "migrate": ("migrate",),
+    "prune": ("PruneReport", "prune"),
+    "repair": ("RepairReport", "repair"),
+    "importing": ("ImportConfig", "ImportReport", "import_features", "read_provenance"),
 }
 _MODULE_OF = {name: module for module, names in _TOOLS.items() for name in names}
 
@@ -91,6 +92,6 @@ _MODULE_OF = {name: module for module, names in _TOOLS.items() for name in names
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    found = getattr(importlib.import_module(f"{__name__}.maintenance.{_MODULE_OF[name]}"), name)
     globals()[name] = found
     return found

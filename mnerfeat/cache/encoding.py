@@ -1,4 +1,4 @@
-"""A table as the datasets and attributes of a sealed file."""
+"""Tables as the datasets and attributes of a file."""
 
 import itertools
 import zlib
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnerfeat import __version__
-from mnerfeat.cache.hdf5_writing import Attributes
-from mnerfeat.cache.layout import Array
+from mnerfeat.cache.files import Array, Attributes
 from mnerfeat.cache.schema import FORMAT, FORMAT_VERSION, Bytes, Provenance, name_hash, prefixes
 
 _TEXTS_AT_ONCE = 1 << 16
@@ -26,7 +26,7 @@ class FeatureContent:
         data: (n, …).
         crc32: (n,).
         state: (n,) uint8.
-        reasons: Why a row failed, by row.
+        reasons: Failure reasons by row.
         provenance: What made it.
         generation: See `mnerfeat.cache.sealed.SealedFeature`.
     """
@@ -46,25 +46,28 @@ class NamesContent:
     Attributes:
         hash: (p,) uint64.
         row: (p,) uint32.
-        length: (p,), of each name in bytes.
-        texts: Gives the names, in order.
+        folder: (p,) uint64: see `mnerfeat.cache.sealed.SealedNames`.
+        length: (p,), size of each name in bytes.
+        texts: The names, in order.
     """
 
     hash: NDArray[np.uint64]
     row: NDArray[np.uint32]
+    folder: NDArray[np.uint64]
     length: NDArray[np.int64]
     texts: Iterable[bytes]
 
     @classmethod
-    def of(cls, names: Mapping[bytes, int]) -> "NamesContent":
-        """From names with their rows."""
+    def of(cls, names: Mapping[bytes, tuple[int, int]]) -> "NamesContent":
+        """Sort names, each given with its row and the fingerprint of its folder."""
         given = sorted(names)  # equal hashes keep the order of their names
         hashes = np.frombuffer(b"".join(map(name_hash, given)), ">u8").astype("<u8")
         order = np.argsort(hashes, kind="stable")
         texts = [given[place] for place in order.tolist()]
         return cls(
             hash=hashes[order],
-            row=np.array([names[text] for text in texts], np.uint32),
+            row=np.array([names[text][0] for text in texts], np.uint32),
+            folder=np.array([names[text][1] for text in texts], np.uint64),
             length=np.array([len(text) for text in texts], np.int64),
             texts=texts,
         )
@@ -87,30 +90,45 @@ class TableContent:
     features: Mapping[str, FeatureContent] = field(default_factory=dict)
 
 
-def encode_file(
-    tables: Mapping[str, TableContent], *, uuid: str, sequence: int, absorbed: Sequence[str] = ()
-) -> tuple[dict[str, Attributes], dict[str, Array]]:
-    """What `write_sealed` needs to write these tables.
+@dataclass(frozen=True, kw_only=True)
+class FileIdentity:
+    """What a file says of itself.
 
-    Args:
-        tables: By name.
-        uuid: The file's own.
+    Attributes:
+        cache_id: The cache that it belongs to.
+        sources: The identities of the caches that this cache was merged from.
         sequence: Nanoseconds since 1970.
         absorbed: The parts that the file is packed from.
+        uuid: The file's own name.
     """
+
+    cache_id: str
+    sources: Sequence[str] = ()
+    sequence: int
+    absorbed: Sequence[str] = ()
+    uuid: str = field(default_factory=lambda: uuid4().hex)
+
+
+def encode_file(
+    tables: Mapping[str, TableContent], identity: FileIdentity
+) -> tuple[dict[str, Attributes], dict[str, Array]]:
+    """Return the attributes and datasets of a file with these tables, for `write_sealed`."""
     attributes: dict[str, Attributes] = {
         "": {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "created_by": f"mnerfeat {__version__}",
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "uuid": uuid,
-            "sequence": sequence,
+            "cache_id": identity.cache_id,
+            "uuid": identity.uuid,
+            "sequence": identity.sequence,
             "n_rows": len(tables["images"].ids) if "images" in tables else 0,
         }
     }
-    joined = "\n".join(sorted(absorbed)).encode()
-    arrays = {"absorbed": Array.of(np.frombuffer(joined, np.uint8))}
+    arrays = {
+        "absorbed": _encode_lines(identity.absorbed),
+        "sources": _encode_lines(identity.sources),
+    }
     for table, content in tables.items():
         arrays[f"{table}/id"] = Array.of(content.ids)
         arrays[f"{table}/prefix"] = Array.of(prefixes(content.ids))
@@ -121,6 +139,7 @@ def encode_file(
             arrays |= {
                 f"{where}/hash": Array.of(content.names.hash),
                 f"{where}/row": Array.of(content.names.row),
+                f"{where}/folder": Array.of(content.names.folder),
                 **_encode_texts(where, content.names.length, content.names.texts),
             }
         for name, feature in content.features.items():
@@ -144,8 +163,12 @@ def encode_file(
     return attributes, arrays
 
 
+def _encode_lines(lines: Sequence[str]) -> Array:
+    return Array.of(np.frombuffer("\n".join(sorted(lines)).encode(), np.uint8))
+
+
 def checksums(ids: Bytes, data: NDArray[Any]) -> NDArray[np.uint32]:
-    """CRC-32 of each row's identity and bytes, (n,)."""
+    """Return the CRC-32 of each row's identity and bytes, (n,)."""
     rows = np.ascontiguousarray(data)
     return np.array(
         [zlib.crc32(row, zlib.crc32(id_)) for id_, row in zip(ids, rows, strict=True)], np.uint32

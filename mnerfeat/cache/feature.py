@@ -4,33 +4,30 @@ import hashlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mnerfeat.cache.index import Index
-from mnerfeat.cache.joining import JoinedFeature, Rows
-from mnerfeat.cache.mapping import map_again
+from mnerfeat.cache.rows import Index, JoinedFeature, Rows
 from mnerfeat.cache.schema import FAILED, OK, Provenance
+from mnerfeat.cache.storage import map_again
 from mnerfeat.errors import CacheLookupError, ProvenanceError
 
 _ROWS_AT_ONCE = 1024
 
 
 class Feature:
-    """One feature of one table: `feature[rows]` gives its rows.
+    """One feature of one table: `feature[rows]` reads rows.
 
-    It can stand wherever a sequence of rows is wanted: `len`, iteration and `np.asarray` work,
-    and it is a data set to `torch.utils.data` (by itself, in a `Subset` or in a `StackDataset`),
-    in worker processes too.
+    It is a sequence of rows: `len`, iteration and `np.asarray` work, and `torch.utils.data` takes
+    it as a data set (by itself, in a `Subset` or in a `StackDataset`), in worker processes too.
 
     Attributes:
         name: In the cache.
         table: `images`, `texts` or `pairs`.
         provenance: What made it.
-        generation: Which of two provenances of one feature is the newer: the larger.
+        generation: Orders the provenances of one feature: the largest is the newest.
         row_shape: Of one row, for example `(768,)`; `()` for a number.
         dtype: As stored.
     """
@@ -66,11 +63,11 @@ class Feature:
 
     @cached_property
     def failures(self) -> Mapping[int, str]:
-        """Why rows failed, by row."""
+        """Failure reasons by row."""
         return self.joined.reasons()
 
     def __getitem__(self, rows: int | slice | ArrayLike) -> NDArray[Any]:
-        """The data of some rows, all of which must be OK.
+        """Return the data of some rows, all of which must be OK.
 
         Args:
             rows: A row number, a slice, or (k,) row numbers.
@@ -80,7 +77,7 @@ class Feature:
             and takes no memory, so slices cannot be written to; anything else is a copy.
 
         Raises:
-            CacheLookupError: Where a row is missing or failed; it names every one.
+            CacheLookupError: If a row is missing or failed; it names every one.
         """
         if isinstance(rows, slice):
             return self._slice(rows)
@@ -106,17 +103,17 @@ class Feature:
         return np.array(self[:], dtype, copy=copy)
 
     def read(self, rows: slice | ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """The data of some rows, zero where a row is not OK, and which rows are.
+        """Return the data of some rows, zeros if a row is not OK, and which rows are.
 
         Returns:
             (k, …), and (k,) bool.
         """
         wanted = self._rows(rows)
-        fine = self.state[wanted] == OK
+        valid = self.state[wanted] == OK
         data = self.joined.take(wanted)
-        if not fine.all():
-            data[~fine] = 0
-        return data, fine
+        if not valid.all():
+            data[~valid] = 0
+        return data, valid
 
     @property
     def mapped(self) -> bool:
@@ -125,21 +122,21 @@ class Feature:
         return whole is not None and whole.offset is not None
 
     def tensor(self, *, allow_missing: bool = False) -> Any:
-        """All rows as a torch tensor that takes no memory of its own.
+        """Return all rows as a torch tensor that takes no memory of its own.
 
         It shows the file itself, page by page as it is used. Writing to it is possible and
-        changes neither the file nor what anybody else reads. Of a cache that is not packed, or
-        was replaced since it was opened, it is a copy.
+        changes neither the file nor what anybody else reads. If the cache is not packed, or was
+        replaced since it was opened, it is a copy.
 
         Args:
-            allow_missing: Have zeros in place of rows that are not OK (`state` tells which).
+            allow_missing: Return zeros for rows that are not OK (`state` says which).
 
         Returns:
             torch.Tensor, (n, …).
 
         Raises:
-            CacheLookupError: Where rows are not OK; it names every one.
-            ModuleNotFoundError: Where torch is not installed.
+            CacheLookupError: If rows are not OK; it names every one.
+            ModuleNotFoundError: If torch is not installed.
         """
         torch = importlib.import_module("torch")
         if not allow_missing and not self.complete:
@@ -148,32 +145,31 @@ class Feature:
         if data is None:
             data = self.joined.take(np.arange(len(self)))
         if not self.complete:
-            # A sealed file has zeros there already; a stranger's need not.
+            # Our own files have zeros there already; those of others need not.
             unfit = np.flatnonzero(self.state != OK)
             if data[unfit].any():
                 data[unfit] = 0
         return torch.from_numpy(data)
 
     def require(self, provenance: Provenance, *, command: str) -> None:
-        """Make sure that this feature was made by what the run asks for.
+        """Make sure that this feature has the provenance that a run asks for.
 
         Args:
             provenance: What the run asks for.
-            command: What makes the feature anew.
+            command: The command that recomputes the feature.
 
         Raises:
-            ProvenanceError: Where it was not; the error shows every fact that differs.
+            ProvenanceError: If it has another; the error shows every fact that differs.
         """
         if provenance != self.provenance:
             raise ProvenanceError(
-                f"{self.name} in {self._index.path} was made by something else than this run "
-                "asks for (what it holds, not what is asked for):",
+                f"{self.name} in {self._index.path} has another provenance than this run asks for:",
                 faults=self.provenance.differences(provenance),
                 hint=command,
             )
 
     def fingerprint(self, rows: ArrayLike | None = None) -> str:
-        """SHA-256, in hex, of what some rows hold and of what made them.
+        """Return the SHA-256, in hex, of some rows and their provenance.
 
         Args:
             rows: (k,) row numbers, in any order; all rows by default. Rows that are not OK
@@ -187,7 +183,7 @@ class Feature:
         return digest.hexdigest()
 
     def digest(self) -> str:
-        """SHA-256, in hex, of all rows: data, states, reasons and provenance."""
+        """Return the SHA-256, in hex, of all rows: data, states, reasons and provenance."""
         digest = hashlib.sha256(self.fingerprint().encode())
         digest.update(self._index.ids.tobytes() + self.state.tobytes())
         for row, reason in sorted(self.failures.items()):
@@ -196,8 +192,7 @@ class Feature:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Another process opens the same files anew: no rows are sent."""
-        uuids = [file.uuid for file in self._index.files]
-        return _reopen, (self._index.path, uuids, self.name)
+        return _reopen, (self._index.reopen, self.name)
 
     def _slice(self, rows: slice) -> NDArray[Any]:
         if not self.complete and (self.state[rows] != OK).any():
@@ -252,7 +247,5 @@ class Feature:
         )
 
 
-def _reopen(path: Path, uuids: Sequence[str], name: str) -> Feature:
-    from mnerfeat.cache.reader import reopen  # noqa: PLC0415  (it imports this module)
-
-    return reopen(path, uuids)[name]
+def _reopen(reopen: Callable[[], Mapping[str, Feature]], name: str) -> Feature:
+    return reopen()[name]

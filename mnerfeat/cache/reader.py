@@ -1,7 +1,9 @@
-"""Reading a cache: one sealed file, or one and the parts that wait beside it."""
+"""Reading a cache: the `.h5` file, and the parts that are not packed into it yet."""
 
 import contextlib
+import functools
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,50 +15,47 @@ from typing import Self, TypeVar
 import numpy as np
 
 from mnerfeat.cache.feature import Feature
-from mnerfeat.cache.joining import Rows
 from mnerfeat.cache.names import Resolution, normalise_name, resolve_names
-from mnerfeat.cache.opening import open_sealed
+from mnerfeat.cache.rows import NameComparison, Rows
 from mnerfeat.cache.schema import TABLES, encode_name, text_id
-from mnerfeat.cache.sealed import SealedFile
+from mnerfeat.cache.sealed import SealedFile, open_sealed
+from mnerfeat.cache.storage import located, parts_folder
 from mnerfeat.cache.table import Table
-from mnerfeat.errors import CacheError, CacheLookupError
+from mnerfeat.errors import CacheError, CacheLookupError, ProvenanceError
 
 _OPEN_ATTEMPTS = 50
 
-Looked = TypeVar("Looked")
+Read = TypeVar("Read")
 
-
-def parts_folder(path: Path) -> Path:
-    """Where the parts of the cache at `path` wait to be packed."""
-    return path.with_name(f"{path.name}.d")
+log = logging.getLogger(__name__)
 
 
 def candidates(path: Path) -> list[Path]:
-    """The files of the cache at `path`, whether they can be read or not.
+    """Return the files of the cache at `path`, whether they can be read or not.
 
     Raises:
-        CacheError: Where the folder of its parts may not be read.
+        CacheError: If the folder of its parts may not be read.
     """
     # Parts first: what is packed in between is then in the file, which is there.
     parts = _waiting(path)
     return [path, *parts] if path.exists() else parts
 
 
-def at_one_moment(path: Path, look: Callable[[list[Path]], Looked]) -> Looked:
-    """What `look` makes of the parts that wait beside a cache; again where one is packed meanwhile.
+def at_one_moment(path: Path, read: Callable[[list[Path]], Read]) -> Read:
+    """Return what `read` makes of the parts of a cache; again if one is packed meanwhile.
 
     Args:
         path: The `.h5` file.
-        look: Given the parts, in no order that means anything. It looks at the file itself after
-            that: what is packed in between is then found there. It raises `FileNotFoundError`
-            where a part is gone.
+        read: Given the parts, in no order that means anything. It opens the file itself after
+            that: what is packed in between is then found there. It raises `FileNotFoundError` if
+            a part is gone.
 
     Raises:
-        CacheError: Where the folder of parts may not be read, or parts go again and again.
+        CacheError: If the folder of parts may not be read, or parts go again and again.
     """
     for attempt in range(_OPEN_ATTEMPTS):
         try:
-            return look(_waiting(path))
+            return read(_waiting(path))
         except FileNotFoundError:
             time.sleep(0.001 * attempt)
     raise CacheError(
@@ -80,11 +79,29 @@ def _waiting(path: Path) -> list[Path]:
 
 
 def no_cache(path: Path) -> CacheError:
-    """The error for a cache that is not there."""
+    """Return the error for a cache that does not exist."""
     return CacheError(
         f"there is no feature cache at {path}",
         hint="make one with `mnerfeat extract --images DIR`, or name the file of another",
     )
+
+
+def split_foreign(
+    base: SealedFile | None, parts: Iterable[SealedFile]
+) -> tuple[list[SealedFile], list[SealedFile]]:
+    """Tell the parts of a cache from those of other caches.
+
+    Args:
+        base: The cache's file; None if it is gone. Then the newest part says which cache it is.
+        parts: The files in its folder of parts that are not packed yet.
+
+    Returns:
+        Its own parts, oldest first, and the others.
+    """
+    ordered = sorted(parts, key=lambda file: (file.sequence, file.uuid))
+    first = base or (ordered[-1] if ordered else None)
+    own = [file for file in ordered if first is not None and file.belongs_to(first)]
+    return own, [file for file in ordered if file not in own]
 
 
 class FeatureCache:
@@ -100,17 +117,26 @@ class FeatureCache:
     again. It may be pickled: the other process opens the same files anew.
 
     Args:
-        path: The `.h5` file; parts that wait beside it are read too.
-        missing_ok: Take a cache that is not there as an empty one.
+        path: The `.h5` file; parts beside it that are not packed yet are read too.
+        missing_ok: Treat a cache that does not exist as an empty one.
+
+    Attributes:
+        path: The `.h5` file, symbolic links followed.
+        cache_id: The identity of the cache, 32 hex digits: made at random with its first file,
+            and kept by copies and parts. Empty if there is no cache.
+        files: Its files, oldest first.
+        foreign: Files in its folder of parts that belong to another cache. They are not read.
+        images, texts, pairs: Its tables.
 
     Raises:
-        CacheError: Where there is no cache.
-        CacheFormatError: Where there is something else, or a damaged one.
+        CacheError: If there is no cache, or only parts of several.
+        CacheFormatError: If there is something else, or a damaged one.
     """
 
     def __init__(self, path: str | PathLike[str], *, missing_ok: bool = False) -> None:
-        path = Path(path)
-        self._fill(path, _open_all(path), trusted=True)
+        path = located(path)
+        files, foreign = _open_all(path)
+        self._fill(path, files, trusted=True, foreign=foreign)
         if not self.files and not missing_ok:
             raise no_cache(path)
 
@@ -118,7 +144,7 @@ class FeatureCache:
     def of_files(
         cls, path: Path, files: Sequence[SealedFile], *, trusted: bool = True
     ) -> "FeatureCache":
-        """A cache made of files that are open already.
+        """Make a cache of files that are open already.
 
         Args:
             path: What it is called.
@@ -129,12 +155,49 @@ class FeatureCache:
         cache._fill(path, files, trusted=trusted)
         return cache
 
-    def _fill(self, path: Path, files: Sequence[SealedFile], *, trusted: bool) -> None:
+    @classmethod
+    def joined(cls, caches: Sequence["FeatureCache"]) -> "FeatureCache":
+        """Return a read-only view of several caches as one; nothing is written.
+
+        Rows are joined by identity. If several caches hold a row or a name, the last one counts,
+        but an extracted row always before a failed one.
+
+        Args:
+            caches: At least one.
+
+        Raises:
+            ProvenanceError: If they hold a feature of different provenance.
+            CacheError: If a feature differs in shape or type.
+        """
+        check_features(caches)
+        view = cls.of_files(caches[0].path, [file for cache in caches for file in cache.files])
+        view.foreign = tuple(part for cache in caches for part in cache.foreign)
+        view._set_reopen(functools.partial(_reopen_joined, [cache._reopen for cache in caches]))
+        return view
+
+    def _fill(
+        self,
+        path: Path,
+        files: Sequence[SealedFile],
+        *,
+        trusted: bool,
+        foreign: Sequence[SealedFile] = (),
+    ) -> None:
         self.path = path
         self.files = tuple(files)
-        self.images, self.texts, self.pairs = (
-            Table(name, path, self.files, trusted=trusted) for name in TABLES
+        self.foreign = tuple(file.path for file in foreign)
+        self.cache_id = _identity(files)
+        self._reopen: Callable[[], FeatureCache] = functools.partial(
+            reopen, path, [file.uuid for file in self.files]
         )
+        self.images, self.texts, self.pairs = (
+            Table(name, path, self.files, reopen=self._reopen, trusted=trusted) for name in TABLES
+        )
+
+    def _set_reopen(self, again: Callable[[], "FeatureCache"]) -> None:
+        self._reopen = again
+        for table in self.tables:
+            table.index.reopen = again
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +208,12 @@ class FeatureCache:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing is held but memory maps, which go with the last array made from them."""
+        """Hold nothing but memory maps, which go with the last array made from them."""
+
+    @property
+    def tables(self) -> tuple[Table, Table, Table]:
+        """`images`, `texts` and `pairs`."""
+        return (self.images, self.texts, self.pairs)
 
     @property
     def features(self) -> list[str]:
@@ -156,10 +224,10 @@ class FeatureCache:
         return any(feature in table.features for table in self.tables)
 
     def __getitem__(self, feature: str) -> Feature:
-        """A feature by its name.
+        """Return a feature by its name.
 
         Raises:
-            CacheLookupError: Where the cache does not hold it.
+            CacheLookupError: If the cache does not hold it.
         """
         for table in self.tables:
             if feature in table.features:
@@ -237,15 +305,24 @@ class FeatureCache:
         return rows, replace(resolution, found={**found, **resolution.found})
 
     def text_rows(self, texts: Iterable[str]) -> Rows:
-        """The rows of some texts, -1 where the cache does not hold one.
+        """Return the rows of texts, -1 for texts that the cache does not hold.
 
         Returns:
             (k,) int64.
         """
         return self.texts.find([text_id(text) for text in texts])
 
+    def compare_names(self, ids: Mapping[str, bytes], folder: Path | None) -> NameComparison:
+        """Compare files with what the cache knows under their names, before they are written.
+
+        Args:
+            ids: The identity of each file, by name.
+            folder: The folder that the names are relative to; None if unknown.
+        """
+        return self.images.compare_names(ids, folder)
+
     def digest(self) -> Mapping[str, str]:
-        """What the cache holds: a SHA-256, in hex, for each feature and for `names`.
+        """Return a SHA-256, in hex, for each feature and for `names`.
 
         Two caches with the same content have the same digests, however they came about.
         """
@@ -255,13 +332,8 @@ class FeatureCache:
             names.update(encode_name(name) + b"\0" + self.images.ids[row].tobytes())
         return {**digests, "names": names.hexdigest()}
 
-    @property
-    def tables(self) -> tuple[Table, Table, Table]:
-        """`images`, `texts` and `pairs`."""
-        return (self.images, self.texts, self.pairs)
-
-    def __reduce__(self) -> tuple[Callable[..., "FeatureCache"], tuple[Path, list[str]]]:
-        return reopen, (self.path, [file.uuid for file in self.files])
+    def __reduce__(self) -> tuple[Callable[[], "FeatureCache"], tuple[()]]:
+        return self._reopen, ()
 
 
 def reopen(path: Path, uuids: Sequence[str]) -> FeatureCache:
@@ -269,10 +341,10 @@ def reopen(path: Path, uuids: Sequence[str]) -> FeatureCache:
 
     Args:
         path: The `.h5` file.
-        uuids: Of the files it consisted of.
+        uuids: The files that it consisted of.
 
     Raises:
-        CacheError: Where it consists of other files by now.
+        CacheError: If it consists of other files by now.
     """
     cache = FeatureCache(path, missing_ok=not uuids)
     if [file.uuid for file in cache.files] != list(uuids):
@@ -284,16 +356,85 @@ def reopen(path: Path, uuids: Sequence[str]) -> FeatureCache:
     return cache
 
 
-def _open_all(path: Path) -> tuple[SealedFile, ...]:
-    """The sealed file and the parts that are not in it yet, oldest first."""
+def _reopen_joined(again: Sequence[Callable[[], FeatureCache]]) -> FeatureCache:
+    return FeatureCache.joined([each() for each in again])
 
-    def look(parts: list[Path]) -> tuple[SealedFile, ...]:
+
+def check_features(caches: Sequence[FeatureCache]) -> None:
+    """Make sure that the features of several caches can be joined.
+
+    Raises:
+        ProvenanceError: If they hold a feature of different provenance; it names all of them.
+        CacheError: If a feature differs in table, shape or type.
+    """
+    made: list[str] = []
+    kinds: list[str] = []
+    first: dict[str, FeatureCache] = {}
+    for cache in caches:
+        for name in cache.features:
+            other = first.setdefault(name, cache)
+            ours, theirs = cache[name], other[name]
+            if ours.provenance != theirs.provenance:
+                made += [
+                    f"{name} {line}"
+                    for line in theirs.provenance.differences(
+                        ours.provenance, f"in {other.path}", f"in {cache.path}"
+                    )
+                ]
+            if (ours.table, ours.row_shape, ours.dtype) != (
+                theirs.table,
+                theirs.row_shape,
+                theirs.dtype,
+            ):
+                kinds.append(
+                    f"{name}: {theirs.table}, rows of {theirs.row_shape} {theirs.dtype} in "
+                    f"{other.path}; {ours.table}, rows of {ours.row_shape} {ours.dtype} in "
+                    f"{cache.path}"
+                )
+    if made:
+        raise ProvenanceError(
+            "these features have different provenance, so their rows cannot be joined:",
+            faults=made,
+            hint="extract the feature anew in one of the caches, or prune it there "
+            "(`mnerfeat cache prune --features NAME`)",
+        )
+    if kinds:
+        raise CacheError("these features differ in kind:", faults=kinds)
+
+
+def _identity(files: Sequence[SealedFile]) -> str:
+    identities = list(dict.fromkeys(file.cache_id for file in files if file.version > 1))
+    if not identities:
+        return files[0].cache_id if files else ""
+    if len(identities) == 1:
+        return identities[0]
+    return hashlib.sha256("\n".join(identities).encode()).hexdigest()[:32]
+
+
+def _open_all(path: Path) -> tuple[list[SealedFile], list[SealedFile]]:
+    """Open the `.h5` file and the parts that are not in it yet, oldest first, and foreign parts."""
+
+    def read(parts: list[Path]) -> tuple[list[SealedFile], list[SealedFile]]:
         base: SealedFile | None = None
         with contextlib.suppress(FileNotFoundError):
             base = open_sealed(path)
         absorbed = base.absorbed if base else frozenset[str]()
         waiting = [open_sealed(part) for part in parts if part.stem[5:] not in absorbed]
-        waiting.sort(key=lambda file: (file.sequence, file.uuid))
-        return (*([base] if base else []), *waiting)
+        own, foreign = split_foreign(base, waiting)
+        return [*([base] if base else []), *own], foreign
 
-    return at_one_moment(path, look)
+    files, foreign = at_one_moment(path, read)
+    for file in foreign:
+        if file.path not in _WARNED:
+            log.warning(
+                "%s belongs to another cache than %s and is not read; `mnerfeat cache repair %s` "
+                "sets it aside",
+                file.path,
+                path,
+                path,
+            )
+            _WARNED.add(file.path)
+    return files, foreign
+
+
+_WARNED: set[Path] = set()

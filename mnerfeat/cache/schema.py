@@ -1,10 +1,12 @@
-"""The words of the format: tables, states, identities, provenance, and rows on their way in."""
+"""The terms of the format: tables, states, identities, names and provenance."""
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +15,8 @@ from numpy.typing import NDArray
 from mnerfeat.errors import CacheError
 
 FORMAT: Final = "mnerfeat-cache"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+READABLE_VERSIONS: Final = (1, 2)
 
 TABLES: Final = ("images", "texts", "pairs")
 """`images` and `texts` hold features of one thing, `pairs` of a text with an image."""
@@ -25,17 +28,17 @@ ID_BYTES: Final = 32
 MISSING: Final = 0
 OK: Final = 1
 FAILED: Final = 2
-"""A row's state in a feature: never tried, there, or tried and impossible (with a reason)."""
+"""State of a row in a feature: not extracted yet, extracted, or failed (with a reason)."""
 
 FEATURE_DTYPES: Final = tuple(
     np.dtype(code) for code in ("<f2", "<f4", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4")
 )
 
 DIMENSIONS_LIMIT: Final = 8
-"""Of a feature's data, the rows counted as one."""
+"""Maximum number of dimensions of a feature's data, rows included."""
 
 TEXT_LIMIT: Final = (1 << 20) - 64
-"""Bytes of a text in an attribute: a mebibyte, less what HDF5 puts around it."""
+"""Maximum size in bytes of a text in an attribute."""
 
 Bytes = NDArray[np.uint8]
 
@@ -51,7 +54,7 @@ def text_id(text: str) -> bytes:
 
 
 def unreadable_id(name: str) -> bytes:
-    """The identity of a file whose bytes cannot be had: it hangs on the name alone (32 bytes)."""
+    """The identity of a file that cannot be read: it depends on the name alone (32 bytes)."""
     return hashlib.sha256(b"mnerfeat unreadable\0" + encode_name(name)).digest()
 
 
@@ -61,12 +64,12 @@ def pair_id(text: bytes, image: bytes) -> bytes:
 
 
 def stack_ids(ids: Sequence[bytes]) -> Bytes:
-    """Identities as the array the format holds, (n, 32) uint8."""
+    """Stack identities into the array that the format holds, (n, 32) uint8."""
     return np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(-1, ID_BYTES)
 
 
 def prefixes(ids: Bytes) -> NDArray[np.uint64]:
-    """The first eight bytes of each identity as a number that sorts as the identity does.
+    """Return the first eight bytes of each identity as a number, which sorts as the identity does.
 
     Args:
         ids: (n, 32) uint8.
@@ -78,31 +81,45 @@ def prefixes(ids: Bytes) -> NDArray[np.uint64]:
 
 
 def encode_name(name: str) -> bytes:
-    """A name as the bytes the cache keeps; names that are not valid UTF-8 survive the way back."""
+    """Encode a name for the cache; names that are not valid UTF-8 survive the round trip."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def decode_name(name: bytes) -> str:
-    """The inverse of `encode_name`."""
+    """Invert `encode_name`."""
     return name.decode("utf-8", "surrogateescape")
 
 
 def name_hash(name: bytes) -> bytes:
-    """Eight bytes by which names are looked up, read as a big-endian number."""
+    """Return the eight bytes by which names are looked up, a big-endian number."""
     return hashlib.sha256(name).digest()[:8]
+
+
+def folder_fingerprint(folder: str | PathLike[str], salt: str) -> int:
+    """Return a number that stands for a folder of images in one cache, never 0.
+
+    A cache keeps this instead of the path: caches are mailed.
+
+    Args:
+        folder: The folder that names are relative to; symbolic links are followed.
+        salt: The identity of the cache.
+    """
+    path = os.fsencode(os.path.realpath(folder))
+    digest = hashlib.sha256(b"mnerfeat folder\0" + salt.encode() + b"\0" + path).digest()
+    return int.from_bytes(digest[:8]) or 1
 
 
 @dataclass(frozen=True)
 class Provenance:
     """What made a feature: model, revision, hash of the weights, preprocessing, versions.
 
-    Two provenances are the same when their canonical JSON is.
+    Two provenances are equal if their canonical JSON is.
 
     Attributes:
-        facts: A mapping that JSON can hold, keys being strings.
+        facts: A mapping that JSON can hold, with strings as keys.
 
     Raises:
-        CacheError: Where `facts` cannot be written as JSON.
+        CacheError: If `facts` cannot be written as JSON.
     """
 
     facts: Mapping[str, Any]
@@ -115,7 +132,7 @@ class Provenance:
 
     @cached_property
     def json(self) -> str:
-        """Canonical: sorted keys, no blanks, no NaN."""
+        """Canonical JSON: sorted keys, no blanks, no NaN."""
         return json.dumps(
             self.facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         )
@@ -131,12 +148,25 @@ class Provenance:
     def __hash__(self) -> int:
         return hash(self.json)
 
-    def differences(self, other: "Provenance") -> list[str]:
-        """One line a fact that differs: `model: a, not b` (this, not the other)."""
-        keys = sorted({*self.facts, *other.facts})
+    def differences(
+        self, other: "Provenance", ours: str = "in the cache", theirs: str = "asked for"
+    ) -> list[str]:
+        """Return a line for each fact that differs, hashes last.
+
+        Args:
+            other: What to compare with.
+            ours: What to call this provenance.
+            theirs: What to call the other.
+        """
         absent = "nothing"
-        return [
-            f"{key}: {self.facts.get(key, absent)}, not {other.facts.get(key, absent)}"
-            for key in keys
+        keys = [
+            key
+            for key in {*self.facts, *other.facts}
             if self.facts.get(key, absent) != other.facts.get(key, absent)
+        ]
+        keys.sort(key=lambda key: ("sha" in key or "hash" in key, key))
+        return [
+            f"{key}: {self.facts.get(key, absent)} ({ours}), "
+            f"{other.facts.get(key, absent)} ({theirs})"
+            for key in keys
         ]

@@ -1,22 +1,32 @@
-"""Files that appear whole or not at all."""
+"""Files on the disk: mapped for reading, written whole or not at all, locked while rewritten."""
 
 import contextlib
 import errno
 import fcntl
 import logging
+import mmap
 import os
+import resource
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 
-from mnerfeat.errors import StorageError
+from mnerfeat.errors import CacheError, CacheFormatError, StorageError
 
 TEMPORARY = ".tmp"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 log = logging.getLogger(__name__)
+
+
+def located(path: str | PathLike[str]) -> Path:
+    """Follow symbolic links, dangling ones too: what is written goes where the link points."""
+    path = Path(path)
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 class AtomicFile:
@@ -46,32 +56,71 @@ class AtomicFile:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[AtomicFile]:
+def replacing(path: Path, *, new: bool = False) -> Iterator[AtomicFile]:
     """Write `path` under a temporary name; seal it by fsync and rename when the block ends well.
 
-    The temporary file is locked as long as its writer lives, so that `sweep` can tell what a
-    killed writer left behind from what another writer is busy with.
+    A file that is replaced keeps its mode and, if possible, its group. The temporary file is
+    locked as long as its writer lives, so that `sweep` can tell what a killed writer left behind
+    from what another writer is busy with.
+
+    Args:
+        path: The file.
+        new: Fail if the file exists instead of replacing it.
 
     Raises:
-        StorageError: Where the disk is full or the folder cannot be written. Nothing is left.
+        FileExistsError: If the file exists and `new` is set.
+        StorageError: If the disk is full or the folder cannot be written. Nothing is left.
     """
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}"
     try:
         descriptor = _create_locked(temporary)
         try:
             yield AtomicFile(descriptor)
+            _keep_mode(descriptor, path)
             os.fsync(descriptor)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            if new:
+                _name_new(temporary, path)
+            else:
+                temporary.replace(path)
         finally:
+            temporary.unlink(missing_ok=True)
             os.close(descriptor)
         # A part may have been packed by now, and its folder removed: it is safe elsewhere then.
         with contextlib.suppress(FileNotFoundError):
             fsync_folder(path.parent)
     except OSError as error:
+        if new and isinstance(error, FileExistsError):
+            raise
         raise storage_error(path, error) from error
+
+
+def _keep_mode(descriptor: int, replaced: Path) -> None:
+    """Give a file the group and the mode of the one it replaces, if there is one."""
+    with contextlib.suppress(OSError):
+        status = replaced.stat()
+        own = os.fstat(descriptor)
+        if status.st_gid != own.st_gid:
+            with contextlib.suppress(OSError):  # not a member of that group
+                os.fchown(descriptor, -1, status.st_gid)
+        if stat.S_IMODE(status.st_mode) != stat.S_IMODE(own.st_mode):
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+
+
+def _name_new(temporary: Path, path: Path) -> None:
+    """Name a file unless another one has that name.
+
+    Raises:
+        FileExistsError: If another one has.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        with exclusive(lock_of(path)):
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+            temporary.replace(path)
 
 
 @contextlib.contextmanager
@@ -79,7 +128,7 @@ def beside(path: Path) -> Iterator[Path]:
     """A temporary name for a library to write a file or a folder to; `path` when the block ends.
 
     Raises:
-        StorageError: Where it cannot be written. Nothing is left, and `path` is as it was.
+        StorageError: If it cannot be written. Nothing is left, and `path` is as it was.
     """
     # Not `TEMPORARY`: nobody holds a lock on it, so a pack in the same folder would remove it.
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
@@ -173,12 +222,32 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def lock_of(path: Path) -> Path:
+    """The lock file of whoever rewrites the cache at `path`."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporary files of the cache at `path`, whether their writers live or not."""
+    return [
+        file
+        for folder in (path.parent, parts_folder(path))
+        for file in _listed(folder)
+        if file.name.startswith((f".{path.name}.", ".part-")) and file.name.endswith(TEMPORARY)
+    ]
+
+
+def parts_folder(path: Path) -> Path:
+    """The folder of the parts that are not packed into the cache at `path` yet."""
+    return path.with_name(f"{path.name}.d")
+
+
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the advisory lock on `path` (a file beside the cache), waiting for it if need be.
 
     Raises:
-        StorageError: Where the lock cannot be had: no permission, or a file system without locks.
+        StorageError: If the lock cannot be had: no permission, or a file system without locks.
     """
     try:
         make_folder(path.parent)
@@ -234,3 +303,96 @@ def storage_error(path: Path, error: OSError) -> StorageError:
         f"{path} could not be written: {error.strerror or error}",
         hint="check the folder and its permissions, then run the same command again",
     )
+
+
+# Reading.
+
+
+def map_file(path: Path) -> tuple[mmap.mmap | bytes, tuple[int, ...]]:
+    """The bytes of a file, read as they are needed, and what tells it from any other file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        CacheFormatError: If it is not a file, or empty.
+        CacheError: If it may not be read.
+    """
+    try:
+        try:
+            return _map(path)
+        except OSError as error:
+            # A map keeps its file open. Parts can be many, and the usual soft limit is low.
+            if error.errno != errno.EMFILE or not _more_files():
+                raise
+            return _map(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CacheError(
+            f"{path} cannot be read: {error.strerror or error}",
+            hint="raise the limit of open files (`ulimit -n`), then `mnerfeat cache pack`"
+            if error.errno == errno.EMFILE
+            else "check the file and its permissions",
+        ) from error
+
+
+def map_again(path: Path, inode: tuple[int, ...]) -> mmap.mmap | None:
+    """A private map of a file: writing to it changes neither the file nor any other map.
+
+    Returns:
+        None if another file is there by now, or the system refuses such a map.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if _inode(os.fstat(descriptor)) != inode:
+                return None
+            return mmap.mmap(
+                descriptor,
+                0,
+                # Memory is needed for written pages only: do not have all of it set aside.
+                flags=mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0),
+                prot=mmap.PROT_READ | mmap.PROT_WRITE,
+            )
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None
+
+
+def _map(path: Path) -> tuple[mmap.mmap | bytes, tuple[int, ...]]:
+    # Not to wait for ever where somebody has put a pipe.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+            what = "is empty" if stat.S_ISREG(status.st_mode) else "is not a file"
+            raise CacheFormatError(
+                f"{path} cannot be read as a feature cache: it {what}",
+                hint="name the `.h5` file that `mnerfeat extract` made",
+            )
+        try:
+            return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), _inode(status)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            # A file system that maps nothing.
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                return file.read(), _inode(status)
+    finally:
+        os.close(descriptor)
+
+
+def _inode(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _more_files() -> bool:
+    """Raise the limit of open files as far as it goes; whether that was any further."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return False
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,6 +1,6 @@
 """A table of a cache, joined from its files."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnerfeat.cache.feature import Feature
-from mnerfeat.cache.index import Index
-from mnerfeat.cache.joining import Rows, join_feature
-from mnerfeat.cache.schema import ID_BYTES, OK, Bytes, Provenance
+from mnerfeat.cache.rows import Index, NameComparison, Rows, join_feature
+from mnerfeat.cache.schema import FAILED, ID_BYTES, OK, Bytes, Provenance
 from mnerfeat.cache.sealed import SealedFile
 
 
@@ -26,18 +25,24 @@ class Table:
     """
 
     def __init__(
-        self, name: str, path: Path, files: Sequence[SealedFile], *, trusted: bool = True
+        self,
+        name: str,
+        path: Path,
+        files: Sequence[SealedFile],
+        *,
+        reopen: Callable[[], Any],
+        trusted: bool = True,
     ) -> None:
         self.name = name
         self.path = path
-        self.index = Index(name, path, files, trusted=trusted)
+        self.index = Index(name, path, files, reopen=reopen, trusted=trusted)
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def ids(self) -> Bytes:
-        """(n, 32) uint8, in ascending order: what each row is."""
+        """(n, 32) uint8, in ascending order: the identity of each row."""
         return self.index.ids
 
     @cached_property
@@ -51,14 +56,14 @@ class Table:
         }
 
     def find(self, ids: Bytes | Sequence[bytes]) -> Rows:
-        """The row of each identity, or -1."""
+        """Return the row of each identity, or -1."""
         return self.index.find(ids)
 
     def done(self, feature: str, ids: Bytes, provenance: Provenance) -> NDArray[np.bool_]:
-        """Which identities have this feature from this provenance: there is nothing to do.
+        """Return which identities have a feature of this provenance, so that nothing is to do.
 
         Args:
-            feature: By name; one that is not there has nothing done.
+            feature: Its name; the cache need not hold it.
             ids: (k, 32) uint8.
             provenance: What the run asks for.
 
@@ -73,20 +78,34 @@ class Table:
         return done
 
     def find_names(self, names: Iterable[str | PathLike[str]]) -> Rows:
-        """The row each name leads to, or -1 (images only)."""
+        """Return the row that each name leads to, or -1 (images only)."""
         return self.index.find_names(names)
 
     def names(self) -> Iterator[tuple[str, int]]:
-        """Every name that leads to a row, with the row (images only); the newest word counts."""
+        """Yield every name that leads to a row, with the row (images only)."""
         return self.index.names()
 
+    def compare_names(self, ids: Mapping[str, bytes], folder: Path | None) -> NameComparison:
+        """Compare files with what the cache knows under their names (images only)."""
+        return self.index.compare_names(ids, folder, self._bad)
+
+    @cached_property
+    def _bad(self) -> NDArray[np.bool_]:
+        """(n,): rows of which features failed and none could be extracted."""
+        failed, ok = np.zeros((2, len(self)), bool)
+        for feature in self.features.values():
+            failed |= feature.state == FAILED
+            ok |= feature.state == OK
+        bad: NDArray[np.bool_] = failed & ~ok
+        return bad
+
     def describe(self, rows: Rows) -> list[str]:
-        """What people call some rows: their first name, or the start of their identity."""
+        """Return what people call some rows: a name, or the start of the identity."""
         return self.index.describe(rows)
 
     @cached_property
     def sizes(self) -> NDArray[np.int32]:
-        """(n, 2): width and height in pixels, zero where unknown (images only)."""
+        """(n, 2): width and height in pixels, zero if unknown (images only)."""
         return self._joined_column("size", 2, np.int32)
 
     @cached_property

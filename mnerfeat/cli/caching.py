@@ -33,14 +33,24 @@ def info_command(
 
 
 @app.command("verify")
-def verify_command(path: CachePath = None) -> None:
+def verify_command(
+    path: CachePath = None,
+    untrusted: Annotated[
+        bool,
+        typer.Option(
+            "--untrusted",
+            help="The file is from a stranger: read it in a child process with limits on memory "
+            "and time.",
+        ),
+    ] = False,
+) -> None:
     """Check every checksum, count, name and pair of a cache."""
     from mnerfeat.cache import verify
     from mnerfeat.reports.caches import render_faults
 
     path = path or settings(None).cache
     with _bar("row") as progress:
-        faults = verify(path, progress)
+        faults = verify(path, progress, untrusted=untrusted)
     if faults:
         typer.echo(render_faults(path, faults), err=True)
         raise typer.Exit(1)

@@ -330,9 +330,9 @@ class PartWriter:
     def _write(self, rows: Mapping[bytes, _Row]) -> None:
         content = self._content(list(rows), list(rows.values()))
         if self._table == "images":
-            self._writer.put(images=content)
+            self._writer.put(images=content, replace=True)  # the plan has refused it if not
         else:
-            self._writer.put(texts=content)
+            self._writer.put(texts=content, replace=True)
         self._parts += 1
         if self._parts >= self._pack_at:
             pack(self._path)

@@ -146,7 +146,7 @@ def extract_rewards(
                 REWARD_BLANK: score_pairs(discriminator, text_vectors, blank[None], text, zeros),
                 REWARD_SEEN: seen[valid].astype(np.uint8),
             }
-            writer.put(pairs=pairs.rows(part, values, provenance))
+            writer.put(pairs=pairs.rows(part, values, provenance), replace=replace)
     if not dry_run:
         pack(path)
     return RewardSummary(

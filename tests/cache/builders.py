@@ -52,5 +52,6 @@ def put_numbered(path: Path, numbers: Sequence[int], provenance: Provenance = VI
     """One part with the images `0.jpg`, `1.jpg`, …, whose feature is their number, three times."""
     rows = feature([[number] * 3 for number in numbers], provenance)
     CacheWriter(path).put(
-        images=images({f"{n}.jpg": str(n).encode() for n in numbers}, vit_cls=rows)
+        images=images({f"{n}.jpg": str(n).encode() for n in numbers}, vit_cls=rows),
+        replace=True,
     )

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnerfeat.cache import FeatureCache, info, inspecting, pack, verify
-from mnerfeat.cache.opening import open_sealed
-from mnerfeat.cache.sealed import SealedFile
+from mnerfeat.cache import FeatureCache, info, pack, verify
+from mnerfeat.cache.maintenance import verify as inspecting
+from mnerfeat.cache.sealed import SealedFile, open_sealed
 from mnerfeat.errors import CacheError, StorageError
 from tests.cache.builders import put_numbered
 
@@ -176,7 +176,7 @@ def test_info_of_a_cache_that_is_packed_meanwhile(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_numbered(path, range(3))
-    size = sum(file.stat().st_size for file in path.with_name("features.h5.d").iterdir())
+    size = sum(file.stat().st_size for file in path.parent.rglob("*.h5"))
 
     def open_and_pack(file: Path) -> FeatureCache:
         cache = FeatureCache(file)
@@ -226,9 +226,9 @@ def test_a_pack_waits_for_another(path: Path) -> None:
         process = start("import sys; from mnerfeat.cache import pack; pack(sys.argv[1])", path)
         time.sleep(1)
         assert process.poll() is None
-        assert not path.exists()
+        assert len(FeatureCache(path).images.index.files) == 2
     finished(process)
-    assert path.exists()
+    assert len(FeatureCache(path).images.index.files) == 1
 
 
 def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,4 +59,4 @@ def test_reading_with_plain_h5py(cache_and_labels: tuple[Path, Path]) -> None:
     script = ROOT / "examples" / "read_with_h5py.py"
     command = [sys.executable, str(script), str(cache_and_labels[0])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == '(10, 16) {"model":"vit"}\n'
+    assert done.stdout == "(10, 16) {'model': 'vit'}\n"

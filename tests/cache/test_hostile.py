@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mnerfeat.cache import FeatureCache, pack, verify
-from mnerfeat.cache.opening import open_sealed
 from mnerfeat.cache.schema import name_hash
+from mnerfeat.cache.sealed import open_sealed
 from mnerfeat.errors import CacheError, CacheFormatError
 from tests.cache.builders import put_numbered
 from tests.cache.test_golden import GOLDEN

@@ -120,7 +120,9 @@ def test_a_feature_of_two_tables_is_told(path: Path) -> None:
     CacheWriter(path).put(images=images({"a.jpg": b"a"}, both=rows))
     with pytest.raises(CacheError, match="one of images"):
         CacheWriter(path).put(texts=texts)
-    elsewhere = CacheWriter(path.with_name("elsewhere.h5")).put(texts=texts)
+    copy = path.with_name("elsewhere.h5")
+    copy.write_bytes(path.read_bytes())
+    elsewhere = CacheWriter(copy).put(texts=texts)
     elsewhere.rename(path.with_name("features.h5.d") / elsewhere.name)
     (fault,) = verify(path)
     assert "both: in /" in fault
@@ -134,3 +136,13 @@ def test_progress_ends_with_all_rows(path: Path) -> None:
     verify(path, lambda done, total: told.append((done, total)))
     assert told[-1] == (30, 30)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_verify_in_a_child_finds_the_same(path: Path) -> None:
+    put_numbered(path, range(5))
+    assert verify(path, untrusted=True) == []
+    part = next(path.with_name("features.h5.d").iterdir())
+    data = bytearray(part.read_bytes())
+    data[-1] ^= 1
+    part.write_bytes(data)
+    assert verify(path, untrusted=True) == verify(path) != []

@@ -89,7 +89,7 @@ def test_merging_into_one_of_them_packs_it(one: Path, two: Path) -> None:
     put_numbered(two, [3])
     merge(one, [one, two])
     assert len(FeatureCache(one).images) == 3
-    assert sorted(p.name for p in one.parent.iterdir()) == ["one.h5", "two.h5.d"]
+    assert sorted(p.name for p in one.parent.iterdir()) == ["one.h5", "two.h5", "two.h5.d"]
 
 
 def test_different_provenance_names_both(one: Path, two: Path, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_different_provenance_names_both(one: Path, two: Path, tmp_path: Path) -
     message = str(caught.value)
     assert str(one) in message
     assert str(two) in message
-    assert "revision: 1, not 2" in message
+    assert f"revision: 1 (in {one}), 2 (in {two})" in message
     assert not (tmp_path / "merged.h5").exists()
 
 
@@ -163,7 +163,7 @@ def test_a_cache_that_is_there_is_not_overwritten(one: Path, two: Path, tmp_path
     put_numbered(two, [2])
     target = tmp_path / "merged.h5"
     put_numbered(target, [3])
-    with pytest.raises(CacheError, match="is there already"):
+    with pytest.raises(CacheError, match="exists and is not one of"):
         merge(target, [one, two])
     with pytest.raises(CacheError, match="no feature cache"):
         merge(tmp_path / "x.h5", [tmp_path / "nothing.h5"])

@@ -253,7 +253,7 @@ def values_of_parts(path: Path) -> dict[str, float]:
 
 def test_a_part_that_a_killed_pack_left_behind_is_older_than_the_pack(path: Path) -> None:
     CacheWriter(path).put(images=images({"a.jpg": b"old"}, vit_cls=feature([[1, 1, 1]])))
-    saved = FeatureCache(path).files[0].path
+    saved = FeatureCache(path).files[-1].path
     content = saved.read_bytes()
     CacheWriter(path).put(images=images({"a.jpg": b"new"}, vit_cls=feature([[2, 2, 2]])))
     pack(path)

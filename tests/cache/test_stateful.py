@@ -42,7 +42,8 @@ class CacheMachine(RuleBasedStateMachine):
                 size=rows.size,
                 features=rows.features,
                 names=[(called_name, ids.index(c)) for called_name, c in called.items()],
-            )
+            ),
+            replace=True,
         )
         self.names |= called
         for c in contents:

@@ -1,1 +1,1 @@
-"""Maintenance of a cache: functions that neither reading nor writing rows needs."""
+"""What is done to whole caches: packing, merging, checking, repairing, exporting, importing."""

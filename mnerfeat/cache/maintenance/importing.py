@@ -14,15 +14,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mnerfeat.cache.incoming import FeatureRows, TableRows
 from mnerfeat.cache.maintenance.foreign import PIECE_BYTES, inspect_features, read_features
+from mnerfeat.cache.maintenance.pack import Progress, pack
 from mnerfeat.cache.names import Resolution, normalise_name, resolve_names
-from mnerfeat.cache.packing import pack
 from mnerfeat.cache.reader import FeatureCache
-from mnerfeat.cache.rewriting import Progress
 from mnerfeat.cache.schema import FAILED, OK, RESERVED, Provenance, stack_ids, unreadable_id
 from mnerfeat.cache.untrusted import MEMORY_BYTES, SECONDS, run_untrusted, stream_untrusted
-from mnerfeat.cache.writer import CacheWriter
+from mnerfeat.cache.writer import CacheWriter, FeatureRows, TableRows
 from mnerfeat.errors import CacheError, ConfigError, ProvenanceError
 
 _PART_BYTES: Final = 8 * PIECE_BYTES  # rows written as one part
@@ -151,7 +149,8 @@ def import_features(
             written = _feature_rows(rows[keep], provenance)
             failed += len(written.reasons)
             ids = [target.ids[row] for row in (keep + start).tolist()]
-            writer.put(images=TableRows(ids=_stacked(ids), features={config.feature: written}))
+            table = TableRows(ids=_stacked(ids), features={config.feature: written})
+            writer.put(images=table, replace=config.replace)
         if progress:
             progress((start + len(rows)) * row_bytes, len(names) * row_bytes)
     pack(path)
@@ -309,9 +308,8 @@ def _check_feature(cache: FeatureCache, config: ImportConfig, provenance: Proven
         return 0
     if not config.replace:
         raise ProvenanceError(
-            f"{cache.path} holds {name} already, made by something else (in the cache, not in the "
-            "import):",
-            faults=held.provenance.differences(provenance),
+            f"{cache.path} holds {name} already, of another provenance:",
+            faults=held.provenance.differences(provenance, theirs="in the import"),
             hint="choose another name (`--feature NAME --data DATASET`), or replace all its rows "
             "(`--replace`)",
         )

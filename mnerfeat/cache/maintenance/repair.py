@@ -13,7 +13,9 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from mnerfeat.cache.checking import (
+from mnerfeat.cache.encoding import NamesContent
+from mnerfeat.cache.files import intended_size
+from mnerfeat.cache.maintenance.checks import (
     needless,
     sound_names,
     table_faults,
@@ -21,15 +23,18 @@ from mnerfeat.cache.checking import (
     wrong_pairs,
     wrong_sums,
 )
-from mnerfeat.cache.encoding import NamesContent
-from mnerfeat.cache.hdf5 import intended_size
-from mnerfeat.cache.opening import open_sealed, read_version
-from mnerfeat.cache.packing import locked, seal
-from mnerfeat.cache.reader import FeatureCache, candidates, no_cache
-from mnerfeat.cache.rewriting import Selection
-from mnerfeat.cache.schema import FAILED, FORMAT_VERSION, MISSING, OK
-from mnerfeat.cache.sealed import SealedFile, SealedNames, SealedTable, TextColumn
-from mnerfeat.cache.storage import TEMPORARY, fsync_folder, storage_error
+from mnerfeat.cache.maintenance.pack import Selection, locked, seal, set_aside
+from mnerfeat.cache.reader import FeatureCache, candidates, no_cache, split_foreign
+from mnerfeat.cache.schema import FAILED, MISSING, OK, READABLE_VERSIONS
+from mnerfeat.cache.sealed import (
+    SealedFile,
+    SealedNames,
+    SealedTable,
+    TextColumn,
+    open_sealed,
+    read_version,
+)
+from mnerfeat.cache.storage import TEMPORARY, located, storage_error
 from mnerfeat.errors import CacheFormatError
 
 log = logging.getLogger(__name__)
@@ -46,6 +51,7 @@ class RepairReport:
         names: Names dropped.
         truncated: Files that ended too early; what had been written before is kept.
         set_aside: Files of which nothing can be read, under the names they have now.
+        foreign: Parts of other caches, under the names they have now.
         repaired: Whether anything was written; False for a sound cache.
     """
 
@@ -55,6 +61,7 @@ class RepairReport:
     names: int = 0
     truncated: tuple[Path, ...] = ()
     set_aside: tuple[Path, ...] = ()
+    foreign: tuple[Path, ...] = ()
     repaired: bool = False
 
 
@@ -63,8 +70,9 @@ def repair(path: str | PathLike[str]) -> RepairReport:
 
     A row that does not match its checksum, is not finite or has an unknown state is missing
     afterwards, so that the next extraction makes it anew. A file that was cut off keeps the rows
-    before the cut. A file of which nothing can be read is renamed to `….damaged`. Pairs whose
-    text or image is not there are dropped. The result is packed.
+    before the cut. A file of which nothing can be read is renamed to `….damaged`, a part of
+    another cache to `….foreign`. Pairs whose text or image is missing are dropped. The result is
+    packed.
 
     Args:
         path: The `.h5` file.
@@ -73,18 +81,18 @@ def repair(path: str | PathLike[str]) -> RepairReport:
         CacheError: Where there is no cache at all, or a file of another version in it.
         StorageError: Where the disk is full; the cache is then as it was.
     """
-    path = Path(path)
+    path = located(path)
     if not candidates(path):
         raise no_cache(path)
-    with locked(path), _Bench(path) as bench:
+    with locked(path), _Repair(path) as work:
         for candidate in candidates(path):
             log.info("looking at %s", candidate)
-            bench.take(candidate)
-        return bench.finish()
+            work.take(candidate)
+        return work.finish()
 
 
-class _Bench:
-    """The files of a cache while they are being looked at."""
+class _Repair:
+    """A repair under way."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -97,7 +105,7 @@ class _Bench:
         self._damaged: list[Path] = []
         self._padded: list[Path] = []
 
-    def __enter__(self) -> "_Bench":
+    def __enter__(self) -> "_Repair":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -197,13 +205,16 @@ class _Bench:
             return names
         self._names += int((~sound).sum())
         kept = np.flatnonzero(sound).tolist()
-        content = NamesContent.of({names.text[i]: int(names.row[i]) for i in kept})
+        content = NamesContent.of(
+            {names.text[i]: (int(names.row[i]), int(names.folder[i])) for i in kept}
+        )
         offset = np.concatenate([[0], np.cumsum(content.length)]).astype(np.uint64)
         data = np.frombuffer(b"".join(content.texts), np.uint8)
-        return SealedNames(content.hash, content.row, TextColumn(data, offset))
+        return SealedNames(content.hash, content.row, TextColumn(data, offset), content.folder)
 
     def finish(self) -> RepairReport:
         """Write what is sound, if anything was not."""
+        foreign = self._split_off_foreign()
         cache = FeatureCache.of_files(self._path, self._ordered(), trusted=False)
         keep = self._keep(cache)
         lost = {name: int((~rows).sum()) for name, rows in keep.items() if not rows.all()}
@@ -211,7 +222,8 @@ class _Bench:
         broken = self._broken or any(twice.values())
         damage = bool(self._truncated or self._damaged or lost or self._names or +self._rows)
         # What nothing can be read of comes first: sealing would replace it.
-        set_aside = tuple(_set_aside(self._path, damaged) for damaged in self._damaged)
+        damaged = tuple(set_aside(self._path, file, "damaged") for file in self._damaged)
+        others = tuple(set_aside(self._path, file.path, "foreign") for file in foreign)
         if cache.files and (damage or broken):
             selections = {
                 table.name: Selection(
@@ -226,9 +238,21 @@ class _Bench:
             lost=lost,
             names=self._names,
             truncated=tuple(self._truncated),
-            set_aside=set_aside,
-            repaired=damage or broken,
+            set_aside=damaged,
+            foreign=others,
+            repaired=damage or broken or bool(others),
         )
+
+    def _split_off_foreign(self) -> list[SealedFile]:
+        """Drop the parts of other caches from the files, and return them."""
+        base = next((file for file in self._files if file.path == self._path), None)
+        absorbed = base.absorbed if base else frozenset[str]()
+        waiting = [
+            file for file in self._files if file is not base and file.path.stem[5:] not in absorbed
+        ]
+        _, foreign = split_foreign(base, waiting)
+        self._files = [file for file in self._files if file not in foreign]
+        return foreign
 
     def _ordered(self) -> list[SealedFile]:
         """Oldest first. What is packed already is older than what it is packed in."""
@@ -273,18 +297,5 @@ def _refuse_other_versions(path: Path, error: CacheFormatError) -> None:
         version = read_version(path)
     except CacheFormatError:
         return
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise error
-
-
-def _set_aside(path: Path, damaged: Path) -> Path:
-    """Rename a file so that no reader takes it for a part of the cache."""
-    number = 0
-    while (target := path.with_name(f"{damaged.name}.damaged{number or ''}")).exists():
-        number += 1
-    try:
-        damaged.rename(target)
-        fsync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(target, error) from error
-    return target

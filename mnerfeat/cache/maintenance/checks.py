@@ -1,4 +1,4 @@
-"""Which rows of a sealed file are sound, and what is wrong with the others."""
+"""Checks of one file of a cache: which rows are sound, and what is wrong with the others."""
 
 import zlib
 from collections.abc import Iterator
@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnerfeat.cache.encoding import checksums
-from mnerfeat.cache.hdf5_blocks import UnfitError
-from mnerfeat.cache.joining import sort_ids
-from mnerfeat.cache.layout import has_sum
+from mnerfeat.cache.files import StructureError, has_sum, open_root, refusing
+from mnerfeat.cache.rows import sort_ids
 from mnerfeat.cache.schema import FAILED, MISSING, OK, name_hash, pair_id, prefixes
 from mnerfeat.cache.sealed import SealedFeature, SealedFile, SealedNames, SealedTable
 
@@ -17,9 +16,9 @@ ROWS_AT_ONCE = 4096
 
 
 def sound_rows(table: SealedTable, feature: SealedFeature) -> Iterator[NDArray[np.bool_]]:
-    """Whether each row is what was written, some rows at a time.
+    """Yield whether each row is what was written, some rows at a time.
 
-    A row is not if its state is unknown or, where it is OK, if it does not match its checksum
+    It is not if its state is unknown or, for a row that is OK, if it does not match its checksum
     or is not finite. The checksum covers the identity, too.
     """
     for start in range(0, len(table), ROWS_AT_ONCE):
@@ -34,7 +33,7 @@ def sound_rows(table: SealedTable, feature: SealedFeature) -> Iterator[NDArray[n
 
 
 def sound_names(table: SealedTable, names: SealedNames) -> NDArray[np.bool_]:
-    """(p,): which names match their hash and lead to a row that is there."""
+    """Return which names match their hash and lead to a row that exists, (p,)."""
     start, end = names.text.offset[:-1], names.text.offset[1:]
     sound = (start <= end) & (end <= len(names.text.data)) & (names.row < len(table))
     # Names that overlap could take for ever to read.
@@ -45,17 +44,23 @@ def sound_names(table: SealedTable, names: SealedNames) -> NDArray[np.bool_]:
 
 
 def wrong_sums(file: SealedFile) -> list[str]:
-    """The datasets, by full name, that do not match the checksum in their header."""
-    return [
-        name
-        for name, (array, header) in file.datasets.items()
-        if has_sum(name)
-        and header.number("crc32") != zlib.crc32(np.ascontiguousarray(array).tobytes())
-    ]
+    """Return the datasets, by full name, that do not match the checksum in their header.
+
+    Raises:
+        CacheFormatError: If a header is damaged.
+    """
+    with refusing(file.path):
+        root = open_root(file.buffer)
+        return [
+            name
+            for name, array in file.arrays.items()
+            if has_sum(name)
+            and root.sum_of(name) != zlib.crc32(np.ascontiguousarray(array).tobytes())
+        ]
 
 
 def wrong_pairs(table: SealedTable) -> NDArray[np.bool_]:
-    """(n,): which pairs do not join what their identity says."""
+    """Return which pairs do not join what their identity says, (n,)."""
     assert table.text is not None
     assert table.image is not None
     return np.array(
@@ -68,7 +73,7 @@ def wrong_pairs(table: SealedTable) -> NDArray[np.bool_]:
 
 
 def table_faults(table: SealedTable) -> Iterator[str]:
-    """What is wrong with a table besides its features."""
+    """Yield what is wrong with a table besides its features."""
     order, new = sort_ids(table.id)
     if not new.all() or (order != np.arange(len(order))).any():
         yield "identities are out of order or double"
@@ -84,7 +89,7 @@ def table_faults(table: SealedTable) -> Iterator[str]:
 def _names_faults(table: SealedTable, names: SealedNames) -> Iterator[str]:
     try:
         names.text.check("names")
-    except UnfitError as fault:
+    except StructureError as fault:
         yield str(fault)
     wrong = int((~sound_names(table, names)).sum())
     if wrong:
@@ -94,7 +99,7 @@ def _names_faults(table: SealedTable, names: SealedNames) -> Iterator[str]:
 
 
 def feature_faults(table: SealedTable, feature: SealedFeature) -> Iterator[tuple[int, list[str]]]:
-    """What is wrong with some rows at a time, with the number of rows looked at."""
+    """Yield what is wrong with some rows at a time, with the number of rows checked."""
     yield 0, [*needless(feature)]
     start = 0
     for sound in sound_rows(table, feature):
@@ -111,7 +116,7 @@ def feature_faults(table: SealedTable, feature: SealedFeature) -> Iterator[tuple
 
 
 def needless(feature: SealedFeature) -> Iterator[str]:
-    """What a feature holds for rows that have no use for it; writing it anew leaves it out."""
+    """Yield what a feature holds for rows that have no use for it; rewriting it drops that."""
     if not np.isin(feature.reason_row, np.flatnonzero(feature.state == FAILED)).all():
         yield "reasons are given for rows that did not fail"
     empty = np.flatnonzero(feature.state != OK)
@@ -121,7 +126,7 @@ def needless(feature: SealedFeature) -> Iterator[str]:
 
 
 def without_unsound(table: SealedTable, feature: SealedFeature) -> NDArray[np.uint8]:
-    """The feature's states, MISSING where a row is not sound."""
+    """Return the feature's states, MISSING for rows that are not sound."""
     sound = [*sound_rows(table, feature)]
     state = feature.state.copy()
     state[~np.concatenate([np.zeros(0, bool), *sound])] = MISSING

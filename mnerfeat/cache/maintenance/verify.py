@@ -1,4 +1,4 @@
-"""What a cache holds, and whether all of it is sound."""
+"""Counting what a cache holds, and checking that all of it is sound."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,30 +7,41 @@ from pathlib import Path
 
 import numpy as np
 
-from mnerfeat.cache.checking import feature_faults, table_faults, wrong_sums
-from mnerfeat.cache.joining import join_ids
-from mnerfeat.cache.opening import open_sealed
-from mnerfeat.cache.reader import FeatureCache, at_one_moment, no_cache
+from mnerfeat.cache.maintenance.checks import feature_faults, table_faults, wrong_sums
+from mnerfeat.cache.reader import (
+    FeatureCache,
+    at_one_moment,
+    candidates,
+    no_cache,
+    split_foreign,
+)
+from mnerfeat.cache.rows import join_ids
 from mnerfeat.cache.schema import FAILED, MISSING, OK, Provenance
-from mnerfeat.cache.sealed import SealedFile
+from mnerfeat.cache.sealed import SealedFile, open_sealed
+from mnerfeat.cache.storage import located
+from mnerfeat.cache.untrusted import run_untrusted
 from mnerfeat.errors import CacheError
 
 Progress = Callable[[int, int], None]
-"""Called with the rows checked so far and the rows in all."""
+"""Called with the rows checked so far and the total."""
+
+_UNTRUSTED_MEMORY = 2 << 30
+_UNTRUSTED_SECONDS = 60.0
+_UNTRUSTED_SPEED = 5e6  # bytes a second, at least
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureInfo:
-    """One feature, counted.
+    """Counts of one feature.
 
     Attributes:
         name: In the cache.
         table: `images`, `texts` or `pairs`.
         row_shape: Of one row.
         dtype: As stored.
-        ok: Rows that are there.
-        failed: Rows that were tried and could not be had.
-        missing: Rows never tried.
+        ok: Rows that were extracted.
+        failed: Rows that failed.
+        missing: Rows that were not extracted yet.
         bytes: Of the data.
         provenance: What made it.
     """
@@ -48,24 +59,28 @@ class FeatureInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheInfo:
-    """A cache, counted.
+    """Counts of a cache.
 
     Attributes:
         path: The `.h5` file.
-        bytes: On the disk, parts included.
-        parts: Waiting beside the file to be packed into it.
+        bytes: Size on the disk, parts included.
+        cache_id: Its identity.
+        parts: Number of parts that are not packed yet.
+        foreign: Files in its folder of parts that belong to another cache.
         created_by: The program that wrote the newest file.
         created_at: When, ISO 8601, UTC.
         images: Rows.
-        names: That lead to images.
+        names: Number of names that lead to images.
         texts: Rows.
         pairs: Rows.
-        features: All of them.
+        features: Counts of each.
     """
 
     path: Path
     bytes: int
+    cache_id: str
     parts: int
+    foreign: tuple[Path, ...]
     created_by: str
     created_at: str
     images: int
@@ -79,7 +94,7 @@ def info(path: str | PathLike[str]) -> CacheInfo:
     """Count what a cache holds.
 
     Raises:
-        CacheError: Where there is none, or it cannot be read.
+        CacheError: If there is none, or it cannot be read.
     """
     cache = FeatureCache(path)
     features = [
@@ -101,7 +116,9 @@ def info(path: str | PathLike[str]) -> CacheInfo:
     return CacheInfo(
         path=cache.path,
         bytes=sum(file.bytes for file in cache.files),
+        cache_id=cache.cache_id,
         parts=len(cache.files) - (cache.files[0].path == cache.path),
+        foreign=cache.foreign,
         created_by=newest.created_by,
         created_at=newest.created_at,
         images=len(cache.images),
@@ -112,20 +129,33 @@ def info(path: str | PathLike[str]) -> CacheInfo:
     )
 
 
-def verify(path: str | PathLike[str], progress: Progress | None = None) -> list[str]:
+def verify(
+    path: str | PathLike[str], progress: Progress | None = None, *, untrusted: bool = False
+) -> list[str]:
     """Check every byte that can be checked: checksums, counts, order, names, pairs.
 
     Args:
         path: The `.h5` file; parts beside it are checked too.
-        progress: Called with the rows checked so far and the rows in all.
+        progress: Called with the rows checked so far and the total.
+        untrusted: Read the files in a child process with limits on memory and time, so that a
+            file that was made to do harm cannot reach this one. Progress is not reported.
 
     Returns:
         Every fault found, each with the file it lies in; none for a sound cache.
 
     Raises:
-        CacheError: Where there is no cache at all.
+        CacheError: If there is no cache at all.
     """
-    path = Path(path)
+    path = located(path)
+    if untrusted:
+        size = sum(file.stat().st_size for file in candidates(path) if file.is_file())
+        found = run_untrusted(
+            verify,
+            path,
+            memory_bytes=_UNTRUSTED_MEMORY + 2 * size,
+            seconds=_UNTRUSTED_SECONDS + size / _UNTRUSTED_SPEED,
+        )
+        return [str(fault) for fault in found]
     files, faults = at_one_moment(path, lambda parts: _open_sound(path, parts))
     if not files and not faults:
         raise no_cache(path)
@@ -134,7 +164,12 @@ def verify(path: str | PathLike[str], progress: Progress | None = None) -> list[
     )
     checked = 0
     for file in files:
-        faults += [f"{file.path} {name} does not match its checksum" for name in wrong_sums(file)]
+        try:
+            wrong = wrong_sums(file)
+        except CacheError as error:
+            faults.append(error.what)
+            continue
+        faults += [f"{file.path} {name} does not match its checksum" for name in wrong]
         for name, table in file.tables.items():
             where = f"{file.path} /{name}"
             faults += [f"{where}: {fault}" for fault in table_faults(table)]
@@ -148,10 +183,10 @@ def verify(path: str | PathLike[str], progress: Progress | None = None) -> list[
 
 
 def _open_sound(path: Path, parts: list[Path]) -> tuple[list[SealedFile], list[str]]:
-    """The files that can be opened, and what is wrong with the others.
+    """Open the files of a cache that can be opened, and say what is wrong with the others.
 
     Raises:
-        FileNotFoundError: Where a part is gone.
+        FileNotFoundError: If a part is gone.
     """
     files: list[SealedFile] = []
     faults: list[str] = []
@@ -163,11 +198,21 @@ def _open_sound(path: Path, parts: list[Path]) -> tuple[list[SealedFile], list[s
                 raise
         except CacheError as error:
             faults.append(error.what)
-    return files, faults
+    base = files[0] if files and files[0].path == path else None
+    others = [file for file in files if file is not base]
+    own, foreign = split_foreign(base, others)
+    absorbed = base.absorbed if base else frozenset[str]()
+    own += [file for file in foreign if file.path.stem[5:] in absorbed]
+    faults += [
+        f"{file.path} belongs to another cache"
+        for file in foreign
+        if file.path.stem[5:] not in absorbed
+    ]
+    return [*([base] if base else []), *own], faults
 
 
 def _contradictions(files: list[SealedFile]) -> Iterator[str]:
-    """Features that stand in two tables, or whose rows differ in kind."""
+    """Yield features that are in two tables, or whose rows differ in shape or type."""
     kinds: dict[tuple[str, str], tuple[str, Path]] = {}
     for file in files:
         for table_name, table in file.tables.items():
@@ -183,7 +228,7 @@ def _contradictions(files: list[SealedFile]) -> Iterator[str]:
 
 
 def _dangling(files: list[SealedFile]) -> Iterator[str]:
-    """Pairs whose text or image is in none of the files."""
+    """Yield pairs whose text or image is in none of the files."""
     for name, column in (("texts", "text"), ("images", "image")):
         union = join_ids([file.tables[name] for file in files if name in file.tables])
         for file in files:

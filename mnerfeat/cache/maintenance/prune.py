@@ -1,17 +1,17 @@
-"""Removing from a cache what is not needed any more."""
+"""Removing rows, names and features from a cache."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnerfeat.cache.packing import locked, seal
+from mnerfeat.cache.maintenance.pack import Progress, Selection, locked, seal, set_aside
 from mnerfeat.cache.reader import FeatureCache
-from mnerfeat.cache.rewriting import Progress, Selection
 from mnerfeat.cache.schema import decode_name, text_id
+from mnerfeat.cache.storage import located
 from mnerfeat.errors import CacheError, CacheLookupError
 
 
@@ -21,13 +21,14 @@ class PruneReport:
 
     Attributes:
         path: The `.h5` file.
-        done: Whether anything was written; False for a dry run, and where nothing was to go.
-        names: Gone with their files.
-        images: Rows that no name leads to.
-        texts: Rows of texts that no post has.
-        pairs: Rows whose text or image is gone.
+        done: Whether anything was changed; False for a dry run, and if there was nothing to do.
+        names: Names whose files are gone.
+        images: Number of rows that no name leads to.
+        texts: Number of texts that no post has.
+        pairs: Number of pairs whose text or image is gone.
         features: Removed whole.
-        bytes: Of data and identities that go.
+        foreign: Parts of other caches, set aside under these names.
+        bytes: Size of the data and identities that go.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class PruneReport:
     texts: int
     pairs: int
     features: tuple[str, ...]
+    foreign: tuple[Path, ...]
     bytes: int
 
 
@@ -51,32 +53,33 @@ def prune(
 ) -> PruneReport:
     """Remove images that no name leads to, and whatever else is asked for.
 
-    Pairs go with their texts and images. What is left is packed.
+    Pairs go with their texts and images. Parts of other caches are set aside. The rest is packed.
 
     Args:
         path: The `.h5` file.
-        folder: Of the images; names go whose files are not in it.
-        texts: Those to keep, as posts have them (words joined by single spaces); all others go.
-        features: Remove these whole.
-        dry_run: Only tell what would be removed.
-        progress: Called with the bytes written so far and the bytes in all.
+        folder: The folder of images; names go whose files are not in it.
+        texts: Texts to keep, as posts have them (words joined by single spaces).
+        features: Features to remove whole.
+        dry_run: Only report what would be removed.
+        progress: Called with the bytes written so far and the total.
 
     Raises:
-        CacheLookupError: Where the cache does not hold a feature.
-        CacheError: Where `folder` is not there, or none of the names is in it, or the cache holds
+        CacheLookupError: If the cache does not hold a feature.
+        CacheError: If `folder` does not exist, or none of the names is in it, or the cache holds
             none of `texts`: most likely it is the wrong one.
-        StorageError: Where the disk is full; the cache is then as it was.
+        StorageError: If the disk is full; the cache is then as it was.
     """
-    path, wanted = Path(path), frozenset(features)
+    path, wanted = located(path), frozenset(features)
     if dry_run:
         return _plan(FeatureCache(path), folder, texts, wanted)[0]
     with locked(path):
         cache = FeatureCache(path)
         report, selections = _plan(cache, folder, texts, wanted)
-        if any((report.names, report.images, report.texts, report.pairs, report.features)):
+        removed = any((report.names, report.images, report.texts, report.pairs, report.features))
+        foreign = tuple(set_aside(path, part, "foreign") for part in report.foreign)
+        if removed:
             seal(cache, selections=selections, progress=progress)
-            return PruneReport(**{**vars(report), "done": True})
-        return report
+        return replace(report, done=removed or bool(foreign), foreign=foreign)
 
 
 def _plan(
@@ -121,6 +124,7 @@ def _plan(
         texts=int((~keep["texts"]).sum()),
         pairs=int((~keep["pairs"]).sum()),
         features=tuple(sorted(features)),
+        foreign=cache.foreign,
         bytes=_bytes_gone(cache, keep, features),
     ), selections
 

@@ -1,15 +1,32 @@
-"""Several sealed files seen as one table: whose rows, and which file's word counts."""
+"""The rows of several files as one table: by identity, by name, and which file counts for what."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnerfeat.cache.opening import refusing
-from mnerfeat.cache.schema import FAILED, ID_BYTES, MISSING, OK, Bytes, Provenance, prefixes
+from mnerfeat.cache.files import ChunkedRows, refusing
+from mnerfeat.cache.names import normalise_name
+from mnerfeat.cache.schema import (
+    FAILED,
+    ID_BYTES,
+    MISSING,
+    OK,
+    Bytes,
+    Provenance,
+    decode_name,
+    encode_name,
+    folder_fingerprint,
+    name_hash,
+    prefixes,
+    stack_ids,
+    unreadable_id,
+)
 from mnerfeat.cache.sealed import SealedFeature, SealedFile, SealedNames, SealedTable
 from mnerfeat.errors import CacheFormatError
 
@@ -27,7 +44,7 @@ class Union:
     Attributes:
         tables: Oldest first.
         prefix: (n,) uint64, the first eight bytes of each identity.
-        rows: For each table, the row in the union of each of its rows; None where all are the
+        rows: For each table, the row in the union of each of its rows; None if all are the
             same, as with a single table.
     """
 
@@ -49,18 +66,18 @@ class Union:
         return ids
 
     def place(self, number: int, local: NDArray[np.integer[Any]]) -> Rows:
-        """Where some rows of a table are in the union."""
+        """Return the rows in the union of some rows of a table."""
         rows = self.rows[number]
         return local.astype(np.int64) if rows is None else rows[local].astype(np.int64)
 
     def find(self, wanted: Bytes) -> Rows:
-        """The row of each wanted identity, or -1.
+        """Return the row of each wanted identity, or -1.
 
         Args:
             wanted: (k, 32) uint8.
 
         Raises:
-            CacheFormatError: Where more rows share a prefix than can be.
+            CacheFormatError: If more rows share a prefix than can be.
         """
         sought = prefixes(wanted)
         candidate = np.searchsorted(self.prefix, sought)
@@ -83,7 +100,7 @@ class Union:
 
 
 def join_ids(tables: Sequence[SealedTable], *, trusted: bool = True) -> Union:
-    """The union of the tables' rows, by identity.
+    """Unite the rows of tables, by identity.
 
     Args:
         tables: Oldest first.
@@ -102,7 +119,7 @@ def join_ids(tables: Sequence[SealedTable], *, trusted: bool = True) -> Union:
 
 
 def sort_ids(ids: Bytes) -> tuple[Rows, NDArray[np.bool_]]:
-    """How to sort identities, and which of the sorted ones differ from the one before."""
+    """Return the order that sorts identities, and which sorted ones differ from the one before."""
     keys = [prefixes(ids[:, start : start + 8]) for start in range(0, ID_BYTES, 8)]
     # Stable, and by the first eight bytes alone: SHA-256 makes ties there copies in practice …
     order = np.argsort(keys[0], kind="stable")
@@ -122,7 +139,7 @@ class JoinedFeature:
         provenance: What made it.
         generation: See `SealedFeature.generation`.
         sources: The files that hold rows of it, oldest first.
-        rows: Where each source's rows are in the table; None where they are the table's.
+        rows: For each source, the rows of the table that it holds; None if all.
         n_rows: Of the table.
     """
 
@@ -169,7 +186,7 @@ class JoinedFeature:
         return state, source, local
 
     def take(self, rows: Rows) -> NDArray[Any]:
-        """The data of some rows; zero where there are none."""
+        """Return the data of some rows; zeros for missing ones."""
         if self.whole:
             return self.whole.data.take(rows, axis=0)
         data = np.zeros((len(rows), *self.row_shape), self.dtype)
@@ -177,14 +194,16 @@ class JoinedFeature:
         return data
 
     def take_crc32(self, rows: Rows) -> NDArray[np.uint32]:
-        """The checksums of some rows; zero where there are none."""
+        """Return the checksums of some rows; zero for missing ones."""
         if self.whole:
             return self.whole.crc32.take(rows)
         crc32 = np.zeros(len(rows), np.uint32)
         self._gather(rows, crc32, [source.crc32 for source in self.sources])
         return crc32
 
-    def _gather(self, rows: Rows, target: NDArray[Any], arrays: Sequence[NDArray[Any]]) -> None:
+    def _gather(
+        self, rows: Rows, target: NDArray[Any], arrays: Sequence[NDArray[Any] | ChunkedRows]
+    ) -> None:
         _, source, local = self._choice
         source, local = source[rows], local[rows]
         for number in np.unique(source).tolist():
@@ -193,7 +212,7 @@ class JoinedFeature:
                 target[here] = arrays[number][local[here]]
 
     def reasons(self) -> dict[int, str]:
-        """Why rows failed, by row."""
+        """Return failure reasons by row."""
         found: dict[int, str] = {}
         failed = np.flatnonzero(self.state == FAILED)
         if self.whole:
@@ -240,18 +259,20 @@ def join_feature(name: str, files: Sequence[SealedFile], union: Union) -> Joined
 
 @dataclass(frozen=True)
 class JoinedNames:
-    """Every name that leads to a row of a joined table; the newest file's word counts.
+    """The names that lead to rows of a joined table; of equal ones the newest file's counts.
 
     Attributes:
         hash: (p,) uint64, ascending.
         row: (p,) int64, in the union.
-        source: (p,) int32: which of `names` a name stands in.
+        folder: (p,) uint64: see `SealedNames.folder`.
+        source: (p,) int32: which of `names` holds a name.
         local: (p,) int64: which name there.
         names: Newest first.
     """
 
     hash: NDArray[np.uint64]
     row: Rows
+    folder: NDArray[np.uint64]
     source: NDArray[np.int32]
     local: Rows
     names: Sequence[SealedNames]
@@ -271,7 +292,12 @@ class JoinedNames:
     def select(self, keep: NDArray[np.bool_]) -> "JoinedNames":
         """Some of the names."""
         return JoinedNames(
-            self.hash[keep], self.row[keep], self.source[keep], self.local[keep], self.names
+            self.hash[keep],
+            self.row[keep],
+            self.folder[keep],
+            self.source[keep],
+            self.local[keep],
+            self.names,
         )
 
     def _ends(self) -> tuple[list[int], list[int]]:
@@ -288,9 +314,9 @@ def join_names(files: Sequence[SealedFile], union: Union) -> JoinedNames:
     """Join the names of some tables of images.
 
     Raises:
-        CacheFormatError: Where names are not laid out one after the other.
+        CacheFormatError: If names are not laid out one after the other.
     """
-    parts: list[tuple[NDArray[np.uint64], Rows, NDArray[np.int32], Rows]] = []
+    parts: list[tuple[NDArray[Any], ...]] = []
     all_names: list[SealedNames] = []
     for number in reversed(range(len(union.tables))):
         table = union.tables[number]
@@ -301,14 +327,16 @@ def join_names(files: Sequence[SealedFile], union: Union) -> JoinedNames:
         local = np.flatnonzero(table.names.row < len(table))
         rows = union.place(number, table.names.row[local])
         which = np.full(len(local), len(all_names), np.int32)
-        parts.append((table.names.hash[local], rows, which, local))
+        parts.append((table.names.hash[local], rows, table.names.folder[local], which, local))
         all_names.append(table.names)
     if not parts:
-        empty = np.zeros(0, np.int64)
-        return JoinedNames(empty.astype(np.uint64), empty, empty.astype(np.int32), empty, [])
-    hash_, rows, source, local = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        none, rows = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        return JoinedNames(none, rows, none, rows.astype(np.int32), rows, [])
+    hash_, rows, folder, source, local = (np.concatenate(some) for some in zip(*parts, strict=True))
     order = np.argsort(hash_, kind="stable")
-    joined = JoinedNames(hash_[order], rows[order], source[order], local[order], all_names)
+    joined = JoinedNames(
+        hash_[order], rows[order], folder[order], source[order], local[order], all_names
+    )
     return joined.select(_first_of_each(joined))
 
 
@@ -330,3 +358,164 @@ def _first_of_each(names: JoinedNames) -> NDArray[np.bool_]:
 
 def _text(names: JoinedNames, position: int) -> bytes:
     return names.names[int(names.source[position])].text[int(names.local[position])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameComparison:
+    """Names whose files have other bytes than those that the cache knows under the names.
+
+    Attributes:
+        updated: The file was replaced in the same folder of images, or the cache does not know
+            the folder.
+        repaired: The cache could not read the file before, or every feature failed.
+        conflicting: The name belongs to a file in another folder of images.
+    """
+
+    updated: tuple[str, ...] = ()
+    repaired: tuple[str, ...] = ()
+    conflicting: tuple[str, ...] = ()
+
+
+class Index:
+    """The rows of a table. Features refer to it, and it refers to none of them.
+
+    Attributes:
+        name: `images`, `texts` or `pairs`.
+        path: Of the cache.
+        files: Of the cache, oldest first.
+        holders: Those of them that have the table.
+        union: Their rows.
+        reopen: Opens the cache again, as it is now, in another process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        files: Sequence[SealedFile],
+        *,
+        reopen: Callable[[], Any],
+        trusted: bool = True,
+    ) -> None:
+        self.name = name
+        self.path = path
+        self.files = files
+        self.holders = [file for file in files if name in file.tables]
+        self.union = join_ids([file.tables[name] for file in self.holders], trusted=trusted)
+        self.reopen = reopen
+
+    def __len__(self) -> int:
+        return len(self.union)
+
+    @property
+    def ids(self) -> Bytes:
+        """(n, 32) uint8, in ascending order: the identity of each row."""
+        return self.union.ids
+
+    def find(self, ids: Bytes | Sequence[bytes]) -> Rows:
+        """Return the row of each identity, or -1."""
+        return self.union.find(ids if isinstance(ids, np.ndarray) else stack_ids(ids))
+
+    def find_names(self, names: Iterable[str | PathLike[str]]) -> Rows:
+        """Return the row that each name leads to, or -1 (images only)."""
+        return self._look_up([encode_name(normalise_name(name)) for name in names])[0]
+
+    def names(self) -> Iterator[tuple[str, int]]:
+        """Yield every name that leads to a row, with the row (images only)."""
+        joined = self.joined_names()
+        return (
+            (decode_name(text), row)
+            for text, row in zip(joined.texts(), joined.row.tolist(), strict=True)
+        )
+
+    def joined_names(self) -> JoinedNames:
+        """Return the same as arrays, ordered by the names' hashes."""
+        return join_names(self.holders, self.union)
+
+    def compare_names(
+        self, ids: Mapping[str, bytes], folder: Path | None, bad: NDArray[np.bool_]
+    ) -> NameComparison:
+        """Compare the identities of files with those that the cache knows under their names.
+
+        Args:
+            ids: The identity of each file, by name.
+            folder: The folder that the names are relative to; None if there is none to speak of.
+            bad: (n,): rows of which no feature could be extracted.
+        """
+        names = [normalise_name(name) for name in ids]
+        rows, folders = self._look_up([encode_name(name) for name in names])
+        other = np.flatnonzero(rows >= 0)
+        given = stack_ids([*ids.values()])
+        other = other[(self.ids[rows[other]] != given[other]).any(axis=1)]
+        salts = dict.fromkeys(salt for file in self.files for salt in file.salts)
+        same = {0} | ({folder_fingerprint(folder, salt) for salt in salts} if folder else set())
+        found: dict[str, list[str]] = {"updated": [], "repaired": [], "conflicting": []}
+        for position in other.tolist():
+            name, row = names[position], int(rows[position])
+            if bad[row] or self.ids[row].tobytes() == unreadable_id(name):
+                kind = "repaired"
+            elif folder is None or int(folders[position]) in same:
+                kind = "updated"
+            else:
+                kind = "conflicting"
+            found[kind].append(name)
+        return NameComparison(**{kind: tuple(names) for kind, names in found.items()})
+
+    def describe(self, rows: Rows) -> list[str]:
+        """Return what people call some rows: a name, or the start of the identity."""
+        names: dict[int, str] = {}
+        if self.name == "images":
+            wanted = set(rows.tolist())
+            for name, row in self.names():
+                if row in wanted:
+                    names.setdefault(row, name)
+        return [names.get(row, self.ids[row].tobytes().hex()[:16]) for row in rows.tolist()]
+
+    def _look_up(self, encoded: list[bytes]) -> tuple[Rows, NDArray[np.uint64]]:
+        """The row that each name leads to, or -1, and the fingerprint of its folder."""
+        hashes = np.frombuffer(b"".join(map(name_hash, encoded)), ">u8").astype("<u8")
+        found = np.full(len(encoded), -1, np.int64)
+        folders = np.zeros(len(encoded), np.uint64)
+        for number in reversed(range(len(self.holders))):
+            table = self.union.tables[number]
+            assert table.names is not None, "only images have names"
+            unknown = np.flatnonzero(found < 0)
+            if not len(unknown):
+                break
+            entry = _find_hashed(table.names, hashes[unknown], [encoded[i] for i in unknown])
+            unknown, entry = unknown[entry >= 0], entry[entry >= 0]
+            local = table.names.row[entry]
+            # A row number that is not there comes from a damaged file.
+            there = local < len(table)
+            found[unknown[there]] = self.union.place(number, local[there])
+            folders[unknown[there]] = table.names.folder[entry[there]]
+        return found, folders
+
+
+def _find_hashed(names: SealedNames, hashes: NDArray[np.uint64], encoded: list[bytes]) -> Rows:
+    """Which entry of `names` each name is, or -1."""
+    entries = np.full(len(encoded), -1, np.int64)
+    count = len(names.hash)
+    position = np.searchsorted(names.hash, hashes)
+    open_ = np.arange(len(encoded))
+    texts = names.text.data.data
+    for _ in range(TIES_LIMIT):
+        open_ = open_[position[open_] < count]
+        open_ = open_[names.hash[position[open_]] == hashes[open_]]
+        if not len(open_):
+            return entries
+        here = position[open_]
+        start, end = names.text.offset[here].tolist(), names.text.offset[here + 1].tolist()
+        hit = np.array(
+            [
+                last - first == len(encoded[i]) and texts[first:last] == encoded[i]
+                for i, first, last in zip(open_.tolist(), start, end, strict=True)
+            ]
+        )
+        entries[open_[hit]] = here[hit]
+        open_ = open_[~hit]
+        position[open_] += 1  # names that share a hash follow each other
+    raise CacheFormatError(
+        f"more than {TIES_LIMIT} names share a hash: the file is damaged",
+        hint="`mnerfeat cache verify` names it",
+    )

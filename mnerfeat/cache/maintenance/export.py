@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnerfeat.cache.feature import Feature
+from mnerfeat.cache.maintenance.pack import PIECE_BYTES
 from mnerfeat.cache.reader import FeatureCache
-from mnerfeat.cache.rewriting import PIECE_BYTES
 from mnerfeat.cache.schema import OK
 from mnerfeat.cache.storage import beside
 from mnerfeat.cache.table import Table
