@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mnerfeat.datasets import read_split
 from mnerfeat.errors import ConfigError, ModelError
-from mnerfeat.text import TextConfig, TextCounts, TextEncoder, Tokenizer
+from mnerfeat.text import TextConfig, TextCounts, TextEncoder, Tokenizer, load_tokenizer
 from mnerfeat.text.pieces import assign, windows
 
 from .heads.contract import unchecked
@@ -369,17 +369,34 @@ def test_a_saved_encoder_is_rebuilt_without_the_folder_it_came_from(folders, fam
     assert not list((tmp_path / "saved").glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["nobody/no-such-encoder", "./no/such/folder"])
-def test_a_missing_encoder_is_an_error_that_says_what_to_do(name):
-    with pytest.raises(ModelError, match=r"cannot be loaded") as caught:
-        TextEncoder.from_pretrained(TextConfig(encoder=name))
-    assert name in str(caught.value)
+@pytest.mark.parametrize("load_any", [TextEncoder.from_pretrained, load_tokenizer])
+def test_an_encoder_that_cannot_be_reached_is_one_sentence_at_once(
+    load_any, monkeypatch, tmp_path, caplog
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    # Nothing listens on this port, as on a machine without a network.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
+    with pytest.raises(ModelError, match="nobody/none is not on this machine") as caught:
+        load_any(TextConfig(encoder="nobody/none"))
+    assert "cannot be reached" in str(caught.value)
+    assert "next: " in str(caught.value)
+    assert "Retrying" not in caplog.text
+
+
+def test_a_folder_that_does_not_exist_is_named():
+    with pytest.raises(
+        ModelError, match=r"the folder \./no/such/folder of the text encoder"
+    ) as caught:
+        TextEncoder.from_pretrained(TextConfig(encoder="./no/such/folder"))
     assert "next:" in str(caught.value)
 
 
 def test_a_folder_that_holds_no_encoder_is_an_error_that_says_so(tmp_path):
-    with pytest.raises(ModelError, match="check what the folder"):
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
         TextEncoder.from_pretrained(TextConfig(encoder=str(tmp_path)))
+    assert "config.json" in str(caught.value)
 
 
 def test_a_damaged_weights_file_is_an_error(folders, tmp_path):

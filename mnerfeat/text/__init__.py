@@ -1,10 +1,10 @@
-"""Text encoders: words to sub-word pieces, pieces to one state a word.
+"""Text encoders: words to sub-word pieces, and pieces to one state per word.
 
-Any encoder of the `transformers` library serves. Weights are loaded from safetensors, or
-from the older format with unpickling switched off; code from a model's repository never runs.
+Any encoder of the `transformers` library can be used. Weights are loaded from safetensors, or from
+the older format without unpickling objects; code from a model's repository never runs.
 
-A post longer than the encoder's positions is read in overlapping windows, and each word takes
-its state from the window in which it stands farthest from a cut, so no word is ever dropped.
+A post longer than the encoder's positions is read in overlapping windows. Each word takes its state
+from the window in which it is farthest from a cut, so no word is dropped.
 """
 
 from mnerfeat.text.encoder import TextConfig, TextEncoder, load_tokenizer

@@ -1,12 +1,12 @@
 """A transformer over the pieces of posts that gives one state a word."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,29 +16,33 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, DynamicCache
 from transformers.utils import logging as hf_logging
 
 from mnerfeat.errors import ConfigError, ModelError
+from mnerfeat.hub import OLDER_WEIGHTS, SAFE_WEIGHTS, TOKENIZER_FILES, download
 from mnerfeat.text.pieces import PieceBatch, Tokenizer
 
 Pooling = Literal["first", "mean", "max"]
 
+_LOCAL: Final = {"local_files_only": True, "trust_remote_code": False}
+"""Loads from a folder only, and never runs code from it."""
+
 FALLBACK_POSITIONS = 512
-"""Assumed where neither the encoder nor its tokenizer tells how many pieces it can read."""
+"""Positions of an encoder if neither it nor its tokenizer says how many pieces it can read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Which text encoder, and how its pieces become words."""
+    """The text encoder, and how its pieces become words."""
 
     encoder: str = "roberta-base"
     """Text encoder: a Hugging Face id, or a folder that holds one."""
 
     revision: str | None = None
-    """Branch, tag or commit of the text encoder on the hub; None for its newest."""
+    """Branch, tag or commit of the text encoder on the hub; None for the newest."""
 
     pooling: Pooling = "first"
-    """State of a word: that of its first piece, or the mean or the maximum over its pieces."""
+    """State of a word: of its first piece, or the mean or maximum over its pieces."""
 
     max_pieces: int | None = None
-    """Longest window in pieces, special tokens included; None for all that the encoder reads."""
+    """Maximum length of a window in pieces, special tokens included; None for the encoder's own."""
 
     def __post_init__(self) -> None:
         if not self.encoder:
@@ -56,14 +60,14 @@ class TextEncoder(nn.Module):
     Args:
         model: An encoder of the `transformers` library, without a pooler.
         backend: Its fast tokenizer.
-        config: How to pool pieces, and the longest window.
+        config: How to pool pieces, and the maximum length of a window.
 
     Attributes:
-        config: As given.
-        tokenizer: Words to pieces.
+        config: The configuration.
+        tokenizer: Splits words into pieces.
         d_text: Size of a state.
-        layers: Transformer layers.
-        attention_heads: Attention heads of each layer.
+        layers: Number of transformer layers.
+        attention_heads: Number of attention heads per layer.
     """
 
     def __init__(self, model: nn.Module, backend: Any, config: TextConfig) -> None:
@@ -79,21 +83,22 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, config: TextConfig) -> "TextEncoder":
-        """Load the encoder that a configuration names, with its trained weights, in float32.
+        """Load a pretrained encoder in float32.
 
         Raises:
             ModelError: It cannot be found or read, or lacks weights.
         """
+        folder = _folder(config, (SAFE_WEIGHTS, OLDER_WEIGHTS))
         with _model_errors(config.encoder):
-            settings = AutoConfig.from_pretrained(config.encoder, **_hub(config))
-            backend = load_tokenizer(config)
+            settings = AutoConfig.from_pretrained(folder, **_LOCAL)
+            backend = _load_tokenizer(folder)
             with _quiet():
                 model, loading = AutoModel.from_pretrained(
-                    config.encoder,
+                    folder,
                     config=settings,
                     dtype=torch.float32,
                     output_loading_info=True,
-                    **_hub(config),
+                    **_LOCAL,
                     **_without_pooler(settings),
                 )
         absent = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
@@ -102,24 +107,20 @@ class TextEncoder(nn.Module):
                 f"the weights of text encoder {config.encoder!r} lack {len(absent)} tensors that "
                 f"a {type(model).__name__} needs; it would train from random values",
                 faults=absent,
-                hint="save the encoder again with `save_pretrained`, or choose another",
+                hint="save the encoder again with `save_pretrained`, or choose another one",
             )
         return cls(model, backend, config)
 
     @classmethod
     def from_folder(cls, folder: Path, config: TextConfig) -> "TextEncoder":
-        """Rebuild an encoder that `save` described, with random weights, without the hub.
+        """Build an encoder that `save` described, with random weights.
 
         Raises:
             ModelError: The folder does not describe an encoder.
         """
         with _model_errors(str(folder)):
-            settings = AutoConfig.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-            backend = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
+            settings = AutoConfig.from_pretrained(folder, **_LOCAL)
+            backend = AutoTokenizer.from_pretrained(folder, **_LOCAL)
             model = AutoModel.from_config(
                 settings, trust_remote_code=False, dtype=torch.float32, **_without_pooler(settings)
             )
@@ -141,13 +142,13 @@ class TextEncoder(nn.Module):
 
         Args:
             pieces: The batch.
-            prefix: Per layer, keys and values that every piece may attend to besides the text,
+            prefix: Keys and values for each layer that every piece attends to besides the text,
                 each (batch, attention heads, prefix, d_text / attention heads).
-            prefix_mask: True where the prefix may be attended to; needed with a prefix.
+            prefix_mask: True for the parts of the prefix to attend to; required with a prefix.
 
         Returns:
             States of the words, zero on padding; and the state of each post's first piece,
-            which is a special token in encoders that have one.
+            which is a special token if the encoder has one.
 
         Raises:
             ConfigError: The encoder cannot take a prefix.
@@ -169,7 +170,7 @@ class TextEncoder(nn.Module):
         prefix: list[tuple[Tensor, Tensor]],
         prefix_mask: Bool[Tensor, "batch prefix"],
     ) -> dict[str, Any]:
-        """Arguments that make the model attend to a prefix, its text still at position 0."""
+        """Return arguments that make the model attend to a prefix; its text still begins at 0."""
         if "past_key_values" not in inspect.signature(self.model.forward).parameters:
             raise ConfigError(
                 f"{type(self.model).__name__} takes no keys and values from outside; choose a "
@@ -182,7 +183,7 @@ class TextEncoder(nn.Module):
         reserved = _reserved_positions(self.model)
         positions = torch.arange(reserved, reserved + pieces.ids.shape[1], device=pieces.ids.device)
         if reserved:
-            # The RoBERTa family gives its padding a position of its own.
+            # In the RoBERTa family padding has a position of its own.
             positions = torch.where(pieces.mask, positions, reserved - 1)
         return {
             "past_key_values": cache,
@@ -203,14 +204,14 @@ class TextEncoder(nn.Module):
         index = torch.where(inside, start.unsqueeze(-1) + offsets, start.unsqueeze(-1))
         each = states[row.unsqueeze(-1), index]  # (batch, words, length, d_text)
         if self.config.pooling == "max":
-            # Slots beyond a word's last piece repeat its first, which changes no maximum.
+            # Slots after a word's last piece repeat its first, which changes no maximum.
             return each.amax(dim=2) * real
         count = (end - start).clamp(min=1).unsqueeze(-1)
         return (each * inside.unsqueeze(-1)).sum(dim=2) / count * real
 
 
 def _positions(model: nn.Module, backend: Any) -> int:
-    """How many pieces a model can read at once."""
+    """Return the maximum number of pieces that a model reads at once."""
     settings: Any = model.config
     positions = getattr(settings, "max_position_embeddings", None) or FALLBACK_POSITIONS
     limit: int = backend.model_max_length
@@ -218,27 +219,36 @@ def _positions(model: nn.Module, backend: Any) -> int:
 
 
 def _reserved_positions(model: nn.Module) -> int:
-    """Positions before the first piece's: the RoBERTa family counts from its padding id + 1."""
+    """Return the first piece's position: the RoBERTa family counts from its padding id + 1."""
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return 0 if padding is None else int(padding) + 1
 
 
 def _without_pooler(settings: Any) -> dict[str, bool]:
-    """The pooler is never read; untrained and unused weights would only be in the way."""
+    """Return arguments that leave out the pooler, which is never used."""
     kind = AutoModel._model_mapping[type(settings)]
     if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
         return {"add_pooling_layer": False}
     return {}
 
 
-def _hub(config: TextConfig) -> dict[str, Any]:
-    return {"revision": config.revision or "main", "trust_remote_code": False}
+def _folder(config: TextConfig, weights: Sequence[Sequence[str]]) -> Path:
+    """Return the folder of an encoder's files, downloading them if they are not on this machine."""
+    if Path(config.encoder).is_dir():
+        return Path(config.encoder)
+    if config.encoder.count("/") > 1 or config.encoder.startswith((".", "/", "~")):
+        raise ModelError(
+            f"the folder {config.encoder} of the text encoder does not exist",
+            hint="name a Hugging Face id or a folder with config.json and tokenizer.json",
+        )
+    reference = f"{config.encoder}@{config.revision}" if config.revision else config.encoder
+    return download(reference, weights, ("*.json", "*.txt", "*.model"), option="encoder")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's report of unused weights and its progress bar off the screen."""
+    """Silence the library's report of unused weights and its progress bar."""
     verbosity, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
@@ -251,18 +261,23 @@ def _quiet() -> Iterator[None]:
 
 
 def load_tokenizer(config: TextConfig) -> Any:
-    """The tokenizer of a text encoder, as the `transformers` library has it.
+    """Return the tokenizer of a text encoder, as the `transformers` library has it.
 
     Raises:
         ModelError: It cannot be found or read.
     """
+    folder = _folder(config, (TOKENIZER_FILES, ("*.model",)))
     with _model_errors(config.encoder):
-        return AutoTokenizer.from_pretrained(config.encoder, add_prefix_space=True, **_hub(config))
+        return _load_tokenizer(folder)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder, add_prefix_space=True, **_LOCAL)
 
 
 @contextmanager
 def _model_errors(name: str) -> Iterator[None]:
-    """Turn what the hub client and the loaders raise into one ModelError."""
+    """Turn the loaders' exceptions into one ModelError."""
     try:
         yield
     except (
@@ -270,10 +285,7 @@ def _model_errors(name: str) -> Iterator[None]:
         *(SafetensorError, UnpicklingError),
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        hint = (
-            f"check what the folder {name} holds"
-            if Path(name).exists()
-            else f"`hf download {name}` where there is a network, or name a folder that holds "
-            "the encoder with its config.json and tokenizer.json"
-        )
-        raise ModelError(f"text encoder {name!r} cannot be loaded: {reason}", hint=hint) from error
+        raise ModelError(
+            f"text encoder {name!r} cannot be loaded: {reason}",
+            hint="name a folder that holds an encoder with its config.json and tokenizer.json",
+        ) from error

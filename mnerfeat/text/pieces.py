@@ -1,4 +1,4 @@
-"""Words to sub-word pieces, in windows where a post is longer than an encoder reads at once."""
+"""Splits words into sub-word pieces, and long posts into windows that an encoder can read."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Pieces:
-    """One post in the encoder's vocabulary.
+    """The pieces of one post.
 
     Attributes:
-        windows: Piece ids with special tokens, one tuple a window; nearly always one window.
-        spans: Per word (window, first piece, one past its last piece).
-        unknown_words: Words without any piece, which stand as the unknown token.
-        cut_words: Words with more pieces than a window holds; the surplus is not read.
+        windows: Piece ids with special tokens, one tuple per window; nearly always one window.
+        spans: For each word (window, first piece, one past its last piece).
+        unknown_words: Words without any piece, which become the unknown token.
+        cut_words: Words with more pieces than fit a window; the rest of them is not read.
     """
 
     windows: tuple[tuple[int, ...], ...]
@@ -33,14 +33,14 @@ class Pieces:
 
 @dataclass(frozen=True, kw_only=True)
 class TextCounts:
-    """What reading a data set's words met, for reports.
+    """Counts of a data set's words and pieces, for reports.
 
     Attributes:
-        posts: All posts.
-        words: All words.
-        unknown_words: Words that yield no piece and stand as the unknown token.
+        posts: Posts.
+        words: Words.
+        unknown_words: Words without any piece, which become the unknown token.
         long_posts: Posts read in several windows.
-        cut_words: Words longer than a whole window, read in part.
+        cut_words: Words longer than a window, read in part.
     """
 
     posts: int
@@ -51,7 +51,7 @@ class TextCounts:
 
     @classmethod
     def of(cls, texts: Iterable[Pieces]) -> "TextCounts":
-        """Count over the tokenised posts of a data set."""
+        """Count over tokenised posts."""
         texts = list(texts)
         return cls(
             posts=len(texts),
@@ -64,14 +64,14 @@ class TextCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class PieceBatch:
-    """The pieces of a batch of posts. `rows` are windows: at least one a post.
+    """The pieces of a batch of posts. `rows` are windows: at least one per post.
 
     Attributes:
-        ids: Piece ids; the padding token on padding.
-        mask: True on real pieces, special tokens included.
-        post: The post in the batch that a row belongs to; a post's rows stand in order.
-        spans: Per word (row, first piece, one past its last piece); zero on padding.
-        word_mask: True on real words; every post has at least one, and they come first.
+        ids: Piece ids; the padding token for padding.
+        mask: True for real pieces, special tokens included.
+        post: The post in the batch that each row belongs to; a post's rows are in order.
+        spans: For each word (row, first piece, one past its last piece); zero for padding.
+        word_mask: True for real words; every post has at least one, and they come first.
     """
 
     ids: Int[Tensor, "rows pieces"]
@@ -81,20 +81,20 @@ class PieceBatch:
     word_mask: Bool[Tensor, "batch words"]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields by name, for code that moves dictionaries of tensors between devices."""
+        """Return the fields by name, for code that moves dictionaries of tensors."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to(self, device: torch.device) -> "PieceBatch":
-        """The same batch on a device."""
+        """Return the batch on a device."""
         return PieceBatch(**{name: x.to(device) for name, x in self.tensors().items()})
 
 
 class Tokenizer:
-    """Words to pieces, by a fast tokenizer of the `transformers` library.
+    """Splits words into pieces with a fast tokenizer of the `transformers` library.
 
     Args:
         backend: A fast tokenizer.
-        max_pieces: Longest window, special tokens included.
+        max_pieces: Maximum length of a window, special tokens included.
 
     Raises:
         ModelError: The tokenizer is not a fast one, or has no unknown or padding token.
@@ -125,8 +125,8 @@ class Tokenizer:
     def __call__(self, posts: Sequence[Sequence[str]]) -> list[Pieces]:
         """Tokenise posts, each a sequence of at least one word.
 
-        What had to be done about odd words and long posts is logged in one line, and can be
-        counted with `TextCounts.of`.
+        Words without a piece and posts in several windows are logged in one line; `TextCounts.of`
+        counts them.
         """
         if not posts:
             return []
@@ -151,7 +151,7 @@ class Tokenizer:
             )
         if counts.unknown_words:
             logger.info(
-                "%d of %d words have no piece in the vocabulary; the unknown token stands for them",
+                "%d of %d words have no piece in the vocabulary and become the unknown token",
                 *(counts.unknown_words, counts.words),
             )
         return texts
@@ -177,7 +177,7 @@ class Tokenizer:
         )
 
     def batch(self, texts: Sequence[Pieces]) -> PieceBatch:
-        """Pad posts to one batch, on the CPU."""
+        """Return posts as one padded batch, on the CPU."""
         rows = [window for text in texts for window in text.windows]
         post = [index for index, text in enumerate(texts) for _ in text.windows]
         first = [0]
@@ -207,8 +207,8 @@ def windows(lengths: Sequence[int], room: int) -> list[tuple[int, int]]:
     """Cut a post into windows of whole words.
 
     Args:
-        lengths: Pieces of each word, each at most `room`.
-        room: Pieces that a window holds.
+        lengths: Number of pieces of each word, at most `room`.
+        room: Number of pieces that fit a window.
 
     Returns:
         Word ranges [start, end), covering all words; neighbours overlap by up to half a window.
@@ -231,15 +231,15 @@ def windows(lengths: Sequence[int], room: int) -> list[tuple[int, int]]:
 
 
 def assign(lengths: Sequence[int], ranges: Sequence[tuple[int, int]]) -> list[int]:
-    """For each word the window that shows most of its surroundings.
+    """Choose for each word the window with most of its context.
 
     Args:
-        lengths: Pieces of each word.
-        ranges: As `windows` gives them.
+        lengths: Number of pieces of each word.
+        ranges: Windows, as `windows` returns them.
 
     Returns:
         The window in which a word's distance in pieces to the nearer cut is largest; the
-        post's own beginning and end are no cuts. The earlier one where two are equal.
+        post's own beginning and end are no cuts. The earlier one of two equal windows.
     """
     chosen = [0] * len(lengths)
     widest = [-1.0] * len(lengths)
@@ -255,7 +255,7 @@ def assign(lengths: Sequence[int], ranges: Sequence[tuple[int, int]]) -> list[in
 
 
 def _special_tokens(backend: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The special tokens that a tokenizer puts before and after a text."""
+    """Return the special tokens that a tokenizer puts before and after a text."""
     encoded = backend(["a"], is_split_into_words=True, return_special_tokens_mask=True)
     ids, special = encoded["input_ids"], [bool(x) for x in encoded["special_tokens_mask"]]
     if all(special):
