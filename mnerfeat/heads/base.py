@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -54,14 +55,20 @@ class Images:
     Attributes:
         mask: True where the post has an image there and every column is known for it. A
             post may have none; masked slots may stand anywhere.
-        columns: By name, (batch, images, …); zero where the mask is False.
+        columns: By name, (batch, images, …); anything where the mask is False.
     """
 
     mask: Bool[Tensor, "batch images"]
     columns: Mapping[str, Tensor]
 
     def __getitem__(self, column: str) -> Tensor:
-        return self.columns[column]
+        """Return a column, zero where the mask is False.
+
+        Masked slots are replaced, not multiplied by zero: a NaN there must not spread.
+        """
+        values = self.columns[column]
+        mask = self.mask.view(*self.mask.shape, *[1] * (values.ndim - 2))
+        return torch.where(mask, values, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -222,6 +222,18 @@ class HeadContract:
         for name, values in wanted.images.items():
             torch.testing.assert_close(got.images[name][:, slots], values, rtol=1e-4, atol=1e-5)
 
+    def test_values_in_masked_image_slots_change_nothing(self, head, batch):
+        words, images, gold = batch
+        columns = {}
+        for name, column in images.columns.items():
+            mask = images.mask.view(*images.mask.shape, *[1] * (column.ndim - 2))
+            columns[name] = torch.where(mask, column, torch.nan)
+        got = head(words, replace(images, columns=columns), gold)
+        wanted = head(*batch)
+        self.same(got, wanted, words.mask)
+        for name, values in wanted.images.items():
+            torch.testing.assert_close(got.images[name], values)
+
     def test_image_values_are_zero_where_there_is_no_image(self, head, batch):
         for values in head(*batch).images.values():
             assert values.shape == batch[1].mask.shape
