@@ -1,1 +1,1 @@
-"""The systems of the literature, one file each."""
+"""The systems of the papers, one file or folder each."""

@@ -1,4 +1,4 @@
-"""What every head takes and gives.
+"""Inputs, outputs and contract of every head.
 
 Axes, everywhere in the package: `batch` posts, `words` of the longest post in the batch,
 `images` of the widest post in the batch, `d_text`, `d_image`, `tags`.
@@ -19,15 +19,15 @@ IGNORED = -100
 """Fills tag tensors on padding, as in `torch.nn.functional.cross_entropy`."""
 
 KeyValues = list[tuple[Tensor, Tensor]]
-"""Per text layer, keys and values to put before the text's own,
+"""Keys and values to prepend to those of each text layer,
 each (batch, attention heads, images, d_text / attention heads)."""
 
 ImageValues = Float[Tensor, "batch images"] | Bool[Tensor, "batch images"]
-"""One number, or yes or no, for each image."""
+"""One number or truth value per image."""
 
 ParameterGroup = Literal["fusion", "crf", "scalars"]
-"""What learns at a rate of its own: the layers that fuse text and images; emissions and CRF;
-single trainable numbers, which a rate fit for matrices would never move."""
+"""Groups with a learning rate of their own: the layers that fuse text and images; emissions and
+CRF; trainable scalars, which a rate fit for matrices would hardly move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class Words:
         states: One vector a word; zero on padding.
         mask: True on real words. Every post has at least one, and they come first.
         sentence: The encoder's state at its first special token ([CLS], `<s>`).
-        seed: A number of each post's own, from 0, for heads that draw at random in use; the same
-            for all where it is not given.
+        seed: A number of each post's own, from 0, for heads that sample in inference; None to
+            use the same one for all.
     """
 
     states: Float[Tensor, "batch words d_text"]
@@ -53,8 +53,8 @@ class Images:
     """The images of a batch, as cached tensors.
 
     Attributes:
-        mask: True where the post has an image there and every column is known for it. A
-            post may have none; masked slots may stand anywhere.
+        mask: True if the slot holds an image with every column known. A post may have no image;
+            masked slots may stand anywhere.
         columns: By name, (batch, images, …); anything where the mask is False.
     """
 
@@ -86,16 +86,16 @@ class Candidates:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOutput:
-    """What a head makes of a batch.
+    """The output of a head for a batch.
 
     Attributes:
-        loss: Mean over the posts, or None where no gold tags were given.
-        tags: Predicted tag ids, `IGNORED` on padding, or None where not asked for. A head
-            that predicts spans writes them as `B- I- I-`, so they never overlap.
-        images: By name, what the head made of each image (weights, gates, relevance; yes or
-            no), for people to read; zero or False where there is no image.
-        steps: Of a head that reasons in steps, the tag ids after each of them, as `tags`, which
-            are those of the last.
+        loss: Mean over the posts, or None if no gold tags were given.
+        tags: Predicted tag ids, `IGNORED` on padding, or None if not requested. A head that
+            predicts spans writes them as `B- I- I-`, so they never overlap.
+        images: By name, one value per image (weights, gates, relevance), for people to read;
+            zero or False on masked slots.
+        steps: For a head that reasons in steps, the tag ids after each step; the last equal
+            `tags`.
         candidates: What `tags` were selected from, if the head has a threshold that is chosen on
             dev; see `Head.calibrate`.
     """
@@ -108,7 +108,7 @@ class HeadOutput:
 
 
 class Head(nn.Module, ABC):
-    """A system of the literature: encoded words and cached image tensors in, entities out.
+    """A tagging system: encoded words and cached image tensors in, entities out.
 
     Attributes:
         columns: The image columns it reads; a run loads no others.
@@ -122,7 +122,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def prefix(self, images: Images) -> KeyValues | None:
-        """Keys and values for the text encoder's layers, computed before it runs; None for none."""
+        """Keys and values for the text encoder's layers, or None; computed before it runs."""
 
     @abstractmethod
     def forward(
@@ -133,10 +133,10 @@ class Head(nn.Module, ABC):
         *,
         decode: bool = True,
     ) -> HeadOutput:
-        """Loss against `gold` (where given) and predicted tags (where `decode`).
+        """Loss against `gold`, if given, and predicted tags, if `decode`.
 
         Two laws hold for every head: padding of words or images never changes a real word's
-        result, and a post's result does not depend on the other posts of its batch.
+        result, and a post's prediction does not depend on the other posts of its batch.
         """
 
     def calibrate(
@@ -160,7 +160,7 @@ class Head(nn.Module, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSizes:
-    """What a head has to fit.
+    """Sizes that a head has to match.
 
     Attributes:
         n_tags: Number of tag ids.
@@ -188,10 +188,10 @@ class HeadConfig(ABC):
         """The image columns that the head will read; known before anything is built."""
 
     @property
-    def encouragement(self) -> str:
-        """What a user can do where a trained head finds nothing."""
+    def no_entities_hint(self) -> str:
+        """Advice for a user whose trained head predicts no entities."""
         return "train for more epochs (train.epochs), or at higher rates (train.encoder_lr, …)"
 
     @abstractmethod
     def build(self, sizes: HeadSizes) -> Head:
-        """A head with fresh weights, drawn from torch's generator."""
+        """Build the head with fresh weights from torch's random generator."""

@@ -1,4 +1,4 @@
-"""GIFR: a graph of images weighted by what people find relevant, as prompts for the text."""
+"""GIFR: a graph of images weighted by human relevance rankings, as prompts for the text."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -29,8 +29,8 @@ class GifrConfig(HeadConfig):
     """Options of GIFR."""
 
     ablation: Ablation = "none"
-    """Part left out, as in Table 3: `no-d` (the discriminator: R = 1), `no-p` (degrees: ordinary
-    positions in their place) or `no-g` (the graph: images become prompts as they are)."""
+    """Part left out, as in Table 3: `no-d` (the discriminator: R = 1), `no-p` (degrees: replaced
+    by ordinary positions) or `no-g` (the graph: images become prompts unchanged)."""
 
     block: Block = "literal"
     """A layer of the graph transformer: `literal` is eq. 4 alone; `standard` has residual, norm
@@ -40,11 +40,11 @@ class GifrConfig(HeadConfig):
     """Layers of the graph transformer."""
 
     attention_heads: int | None = None
-    """Attention heads of the graph transformer; None for as many as the text encoder has, where
-    they divide the image vectors, or else 1."""
+    """Attention heads of the graph transformer; None for the text encoder's number if it divides
+    the size of the image vectors, else 1."""
 
     most_images: int = 8
-    """Different numbers of images that eq. 3 tells apart; posts may have more."""
+    """Numbers of images that eq. 3 distinguishes; posts may have more."""
 
     dropout: float = 0.1
     """Dropout in standard blocks and on the word states, 0 to 1."""
@@ -65,7 +65,7 @@ class GifrConfig(HeadConfig):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The ViT's vectors, and R where the ablation leaves it."""
+        """The ViT vectors, and R if the ablation keeps it."""
         return ("vit_cls", RANKED) if self.ablation in {"none", "no-p"} else ("vit_cls",)
 
     def build(self, sizes: HeadSizes) -> CrfHead:
@@ -112,10 +112,10 @@ class Gifr(Fusion):
     | U                  | `images` of `prefix`        |                                        |
     | W_p, W_k, W_v      | `prompts`                   | matrices without offset                |
 
-    R scales the columns of the softmax, so rows of it sum to less than 1 and an image that is
-    irrelevant fades. With one image the softmax is 1 and R is a plain gate: unlike weights that
-    compete within a post, R also works on posts with a single image. All images of a post are
-    linked, so deg(V_i) = m − 1 and z only tells how many images there are.
+    R scales the columns of the softmax, so its rows sum to less than 1 and irrelevant images
+    fade. With one image the softmax is 1 and R is a plain gate: unlike weights that compete
+    within a post, R also works on posts with a single image. All images of a post are linked, so
+    deg(V_i) = m − 1 and z encodes only the number of images.
 
     Differs from the paper:
 
@@ -131,11 +131,11 @@ class Gifr(Fusion):
       images is read as the text encoder alone reads it.
     - Posts with more than `most_images` images share the last vector of eq. 3.
 
-    Ablations (Table 3): `no-d`: R = 1; `no-p`: an ordinary vector for each place in the post
-    takes the place of z; `no-g`: U = V, so neither R nor eqs. 3 and 4.
+    Ablations (Table 3): `no-d`: R = 1; `no-p`: a learned vector per position in the post
+    replaces z; `no-g`: U = V, so neither R nor eqs. 3 and 4.
 
-    The tags come with two values an image: `ranked_relevance`, which is R, and `before_blank`,
-    whether the discriminator ranks it before the blank image (Table 4).
+    The output has two values per image: `ranked_relevance`, which is R, and `before_blank`,
+    whether the discriminator ranks the image before the blank one (Table 4).
 
     Args:
         config: The options.
@@ -186,9 +186,9 @@ class Gifr(Fusion):
         return image
 
     def forward(self, words: Words, images: Images) -> Fused:
-        """The words' own states: the images have reached them already, in eq. 7."""
-        seen: dict[str, Tensor] = {}
+        """The word states unchanged: eq. 7 has fused the images already."""
+        values: dict[str, Tensor] = {}
         if RANKED in self.columns:
             relevance = images[RANKED].float().detach() * images.mask
-            seen = {RANKED: relevance, "before_blank": (relevance > 0.5) & images.mask}
-        return Fused(states=words.states, images=seen)
+            values = {RANKED: relevance, "before_blank": (relevance > 0.5) & images.mask}
+        return Fused(states=words.states, images=values)

@@ -20,7 +20,7 @@ SCORES: dict[Ablation, tuple[str, ...]] = {
     "no-cmw": ("quality",),
     "unweighted": (),
 }
-"""The scores that each ablation leaves in the weights and in the gate."""
+"""The scores that each ablation keeps in the weights and in the gate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +29,16 @@ class IqcrConfig(HeadConfig):
 
     ablation: Ablation = "none"
     """Part left out: `no-iqw` (image quality) or `no-cmw` (cross-modal relevance), as in Table 3,
-    or `unweighted` (both, so that images enter as they are)."""
+    or `unweighted` (both: images enter unchanged)."""
 
     renormalise: bool = False
-    """Make the combined weights of a post sum to 1, which eq. 7 does not."""
+    """Scale the combined weights of a post to sum to 1; eq. 7 does not."""
 
     layers: int = 1
     """Blocks of each kind (eqs. 9, 10 and 11)."""
 
     attention_heads: int | None = None
-    """Attention heads of each block; None for as many as the text encoder has."""
+    """Attention heads of each block; None for the text encoder's number."""
 
     dropout: float = 0.1
     """Dropout in the blocks and on the word states, 0 to 1."""
@@ -58,7 +58,7 @@ class IqcrConfig(HeadConfig):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The ViT's vectors, and the scores that the ablation leaves."""
+        """The ViT vectors, and the scores that the ablation keeps."""
         return ("vit_cls", *SCORES[self.ablation])
 
     def build(self, sizes: HeadSizes) -> CrfHead:
@@ -109,21 +109,21 @@ class Iqcr(Fusion):
     | W            | `weight`            | 0 to 1; a post's sum to at most 1            |
     | G            | `gate`              | 0 to 1                                       |
 
-    With one image both softmaxes are 1 and eq. 8 is the identity. Since W ≤ 1, eq. 8 only ever
-    shrinks an image, the more the wider its gate is open; the paper's prose says that a small
-    gate keeps "more original image features" where quality is low, which is the opposite of
-    taking its noise away. The equations are followed here.
+    With one image both softmaxes are 1 and eq. 8 is the identity. Since W ≤ 1, eq. 8 can only
+    shrink an image, and shrinks it more the larger its gate is. The paper's prose says that a
+    small gate keeps "more original image features" if quality is low, the opposite of removing
+    noise. This head follows the equations.
 
     Differs from the paper:
 
     - The sums in eqs. 5 and 6 run over the post's real images, without the batch's padding.
-    - The gate's inputs are not laid out in the paper: one scalar a image, from a hidden layer
-      of `d_text` rectified units.
-    - A linear projection stands before eq. 8 where the ViT and the text encoder differ in size.
+    - The paper does not describe the gate's MLP: here it has one hidden layer of `d_text` ReLU
+      units and gives one scalar per image.
+    - If the ViT and the text encoder differ in size, a linear projection precedes eq. 8.
     - Self-ATT and Cross-ATT are whole transformer blocks, with residual, norm and feed-forward
-      layer: read as bare attention, eq. 11 would pass on values of images only, and the CRF
-      would not see the words.
-    - A post without images takes the same way with nothing added by the cross-attention.
+      layer: as bare attention, eq. 11 would pass on values of images only, and the CRF would not
+      see the words.
+    - For a post without images the cross-attention adds nothing.
     - Eq. 13 lacks its minus sign.
     - `renormalise` divides W by its sum over the post; off by default.
 
@@ -157,20 +157,20 @@ class Iqcr(Fusion):
         self.text_blocks, self.image_blocks, self.cross_blocks = blocks(), blocks(), blocks()
 
     def scalars(self) -> list[nn.Parameter]:
-        """α and β, as far as the ablation leaves them."""
+        """α and β, if the ablation keeps them."""
         return list(self.weighting.scales.values()) if self.weighting else []
 
     def prefix(self, images: Images) -> KeyValues | None:  # noqa: ARG002
-        """None: the images meet the text after the encoder."""
+        """None: images and text are fused after the encoder."""
         return None
 
     def forward(self, words: Words, images: Images) -> Fused:
         """Equations 5 to 11."""
         text, mask = words.states, images.mask
         image = self.projection(images["vit_cls"].to(text.dtype))
-        seen: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         if self.weighting is not None:
-            image, seen = self.weighting(words.sentence, image, images)  # eqs. 5 to 8
+            image, values = self.weighting(words.sentence, image, images)  # eqs. 5 to 8
         rows = real_rows(words.mask)
         for block in self.text_blocks:
             text = block(text, text, words.mask, rows)  # eq. 9: (batch, words, d_text)
@@ -178,7 +178,7 @@ class Iqcr(Fusion):
             image = block(image, image, mask)  # eq. 10: (batch, images, d_text)
         for block in self.cross_blocks:
             text = block(text, image, mask, rows)  # eq. 11: (batch, words, d_text)
-        return Fused(states=text, images=seen)
+        return Fused(states=text, images=values)
 
 
 class ImageWeighting(nn.Module):
@@ -208,25 +208,25 @@ class ImageWeighting(nn.Module):
         image: Float[Tensor, "batch images d_text"],
         images: Images,
     ) -> tuple[Float[Tensor, "batch images d_text"], dict[str, Tensor]]:
-        """The weighted images, and the numbers that weighted them, each (batch, images)."""
+        """Return the weighted images, and weights and scores, each (batch, images)."""
         mask = images.mask
-        seen = {score: images[score].float() for score in self.scores}
+        values: dict[str, Tensor] = {s: images[s].float() for s in self.scores}
         weight = mask.float()
         for score, scale in zip(self.scores, self.scales.values(), strict=True):
-            seen[f"{score}_weight"] = softmax(scale * seen[score], mask)
-            weight = weight * seen[f"{score}_weight"]  # eqs. 5, 6, 7: (batch, images)
+            values[f"{score}_weight"] = softmax(scale * values[score], mask)
+            weight = weight * values[f"{score}_weight"]  # eqs. 5, 6, 7: (batch, images)
         if self.renormalise:
             weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-12)
 
         context = sentence.unsqueeze(1).expand_as(image)
-        scores = torch.stack([seen[score] for score in self.scores], dim=2).to(image.dtype)
+        scores = torch.stack([values[score] for score in self.scores], dim=2).to(image.dtype)
         logit = self.gate(torch.cat([context, image, scores], dim=2)).squeeze(2)
         gate = logit.float().sigmoid() * mask  # after eq. 7: (batch, images)
 
         factor = gate * weight + (1 - gate)
         weighted = factor.unsqueeze(2).to(image.dtype) * image  # eq. 8: (batch, images, d_text)
-        seen |= {"weight": weight, "gate": gate}
-        return weighted, {name: value.detach() * mask for name, value in seen.items()}
+        values |= {"weight": weight, "gate": gate}
+        return weighted, {name: value.detach() * mask for name, value in values.items()}
 
 
 def softmax(

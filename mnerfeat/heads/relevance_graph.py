@@ -14,10 +14,10 @@ SMALL = 0.02
 
 
 class ImageEmbedding(nn.Module, ABC):
-    """Adds to every image one of so many learned vectors.
+    """Adds a learned vector to every image.
 
     Args:
-        most_images: Vectors there are; numbers beyond that share the last.
+        most_images: Number of vectors; indices beyond it share the last one.
         d_image: Size of an image's vector.
     """
 
@@ -27,15 +27,15 @@ class ImageEmbedding(nn.Module, ABC):
         nn.init.normal_(self.vectors.weight, std=SMALL)
 
     @abstractmethod
-    def number(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch places"]:
-        """Which of the vectors: of every image, or (batch, 1). Absent images may have any."""
+    def index(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch places"]:
+        """Index of the vector, per image or (batch, 1); anything for absent images."""
 
     def forward(
         self, image: Float[Tensor, "batch images d_image"], mask: Bool[Tensor, "batch images"]
     ) -> Float[Tensor, "batch images d_image"]:
-        """The images with their vectors added."""
+        """Return the images with their vectors added."""
         last = self.vectors.num_embeddings - 1
-        added: Tensor = self.vectors(self.number(mask).clamp(0, last))
+        added: Tensor = self.vectors(self.index(mask).clamp(0, last))
         return image + added
 
 
@@ -44,28 +44,28 @@ class DegreeEmbedding(ImageEmbedding):
     """Eq. 3: h_i = V_i + z_deg(V_i).
 
     Images are nodes, and all images of a post are linked by its text, so each of m images has
-    degree m − 1: the vector tells how many images the post has, and nothing else.
+    degree m − 1: the vector encodes the number of images and nothing else.
     """
 
-    def number(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch 1"]:
+    def index(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch 1"]:
         """The degree, the same for all images of a post."""
         return mask.sum(dim=1, keepdim=True) - 1
 
 
 @final
 class PositionEmbedding(ImageEmbedding):
-    """What takes the place of eq. 3 in the ablation without it: a vector for each place."""
+    """Replaces eq. 3 in the ablation w/o P: one learned vector per position."""
 
-    def number(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch images"]:
-        """The place among the post's images."""
+    def index(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch images"]:
+        """The position among the post's images."""
         return mask.cumsum(dim=1) - 1
 
 
 class GraphAttention(nn.Module):
     """Eq. 4: U = (softmax(Q Kᵀ / √d) ⊙ R) V, with several heads side by side.
 
-    R stands after the softmax and has one number an image, so it scales the columns: how much of
-    an image reaches the others, and itself. Rows then sum to less than 1. With one image the
+    R follows the softmax and has one number per image, so it scales the columns: how much of an
+    image reaches the others and itself. Rows then sum to less than 1. With one image the
     softmax is 1, and U = R V.
 
     Args:
@@ -86,7 +86,7 @@ class GraphAttention(nn.Module):
         relevance: Float[Tensor, "batch images"],
         mask: Bool[Tensor, "batch images"],
     ) -> Float[Tensor, "batch images d_image"]:
-        """U; rows of absent images mean nothing."""
+        """Return U; rows of absent images have no meaning."""
         batch, images, d_image = image.shape
 
         def split(x: Tensor) -> Tensor:
@@ -99,8 +99,8 @@ class GraphAttention(nn.Module):
         )
         scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
         # A softmax over nothing is NaN: posts without images attend to all, and are masked later.
-        seen = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
-        weights = scores.float().masked_fill(~seen, float("-inf")).softmax(dim=3)
+        visible = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
+        weights = scores.float().masked_fill(~visible, float("-inf")).softmax(dim=3)
         weights = weights * relevance[:, None, None, :]  # eq. 4: (batch, heads, images, images)
         attended: Tensor = weights.to(value.dtype) @ value
         return attended.transpose(1, 2).reshape(batch, images, d_image)
@@ -137,7 +137,7 @@ class GraphLayer(nn.Module):
         relevance: Float[Tensor, "batch images"],
         mask: Bool[Tensor, "batch images"],
     ) -> Float[Tensor, "batch images d_image"]:
-        """The images after one exchange."""
+        """Return the images after one layer."""
         attended: Tensor = self.attention(image, relevance, mask)
         if not self.standard:
             return attended
@@ -149,8 +149,8 @@ class GraphLayer(nn.Module):
 class ImagePrompts(nn.Module):
     """Eqs. 5 and 6: per text layer l, P = W_p U, K_P = W_k P, V_P = W_v P.
 
-    They are matrices of their own, not the text encoder's. They stand before the text's own keys
-    and values (eq. 7, in the text encoder), shared out among its attention heads.
+    The matrices are new, not the text encoder's. Keys and values are prepended to the text's own
+    (eq. 7, in the text encoder) and split over its attention heads.
 
     Args:
         d_image: Size of an image's vector.
@@ -182,5 +182,5 @@ class ImagePrompts(nn.Module):
 
 
 def ones(mask: Bool[Tensor, "batch images"]) -> Float[Tensor, "batch images"]:
-    """R where there is no discriminator: 1 for every image."""
+    """R without a discriminator: 1 for every image."""
     return torch.where(mask, 1.0, 0.0)

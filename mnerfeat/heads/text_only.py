@@ -1,4 +1,4 @@
-"""Text alone: the baseline that every multimodal head has to beat."""
+"""Text only: the baseline that every multimodal head has to beat."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ from mnerfeat.heads.crf import CrfHead, Fused, Fusion
 
 
 class TextOnly(Fusion):
-    """Text encoder and CRF, the "BERT-CRF" of the literature; images are not looked at.
+    """Text encoder and CRF, the "BERT-CRF" of the literature; images are not used.
 
     Lample, Ballesteros, Subramanian, Kawakami and Dyer, "Neural Architectures for Named Entity
-    Recognition", NAACL 2016, with a transformer in the place of their LSTM:
+    Recognition", NAACL 2016, with a transformer in place of their LSTM:
     emissions = W h + b for the state h of each word, and a linear-chain CRF over them.
     """
 

@@ -197,7 +197,7 @@ def _finish(
         logger.warning(
             "the best epoch found none of dev's %d entities: %s",
             dev.gold,
-            head.encouragement,
+            head.no_entities_hint,
         )
     history = trainer.state.log_history
     best = max((log for log in history if "eval_f1" in log), key=lambda log: log["eval_f1"])

@@ -148,7 +148,7 @@ class DiffusionConfig(HeadConfig):
         """Check the options that are not shared."""
 
     @property
-    def encouragement(self) -> str:
+    def no_entities_hint(self) -> str:
         """Advice if a trained head finds nothing."""
         longer = "train for more epochs (train.epochs), or at higher rates (train.fusion_lr)"
         if self.threshold is None:
