@@ -74,7 +74,7 @@ class InterruptedTable(VisionTable):
     """The images of a split, whose so-and-so-manieth batch is interrupted by the user."""
 
     def __init__(self, inner, batches):
-        super().__init__(inner.image_rows, inner.image_columns, inner.pair_columns, inner.use)
+        super().__init__(inner.image_rows, inner.image_columns, inner.pair_columns, inner.coverage)
         self.left = batches
 
     def to(self, _device):

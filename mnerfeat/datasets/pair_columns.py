@@ -1,4 +1,4 @@
-"""The columns that depend on a post's text and on an image: cosines, and rewards."""
+"""Columns of a post's text with an image: CLIP cosines, and rewards of a discriminator."""
 
 from collections.abc import Sequence
 
@@ -14,34 +14,34 @@ RELEVANCE = "relevance"
 
 RANKED_RELEVANCE = "ranked_relevance"
 """R of GIFR (eq. 2): σ(r(image) − r(blank)) with the rewards r of a discriminator that learned
-from rankings, in (0, 1); above 0.5 where it ranks the image before the blank one."""
+from rankings, in (0, 1); above 0.5 if it ranks the image before the blank one."""
 
 REWARD, REWARD_BLANK = "reward", "reward_blank"
-"""The cached features of pairs that R is made of: r(text, image) and r(text, blank image)."""
+"""The cached features of pairs behind R: r(text, image) and r(text, blank image)."""
 
 REWARD_SEEN = "reward_seen"
 """1 for a pair whose text the discriminator learned from, else 0."""
 
 RENEW_REWARDS = "mnerfeat extract --features reward --replace"
-"""Makes rewards anew."""
+"""The command that recomputes rewards."""
 
 
 def cosines(
     cache: FeatureCache, posts: Sequence[Post], table: NDArray[np.int64], unique: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """The column `RELEVANCE`.
+    """Return the column `RELEVANCE`.
 
     Args:
         cache: With CLIP embeddings.
-        posts: All of them.
-        table: (posts, images): places in `unique`, -1 where there is no image.
+        posts: All posts of the table.
+        table: (posts, images) places in `unique`, -1 for no image.
         unique: Rows of the cache.
 
     Returns:
-        (posts, images) float32, zero where there is no image.
+        (posts, images) float32, zero for no image.
 
     Raises:
-        CacheLookupError: Posts with images lack the embedding of their text.
+        CacheLookupError: Texts of posts with images have no embedding.
         CacheError: The embeddings come from different models.
     """
     needed = np.flatnonzero((table >= 0).any(axis=1)).tolist()
@@ -75,15 +75,15 @@ def cosines(
 def pair_rows(
     cache: FeatureCache, posts: Sequence[Post], rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Where the pairs of posts' texts with their images are in a cache.
+    """Return the rows of posts' texts with their images in a cache.
 
     Args:
         cache: With pairs.
-        posts: All of them.
-        rows: (posts, images): rows of the images, -1 where there is none.
+        posts: All posts.
+        rows: (posts, images) rows of the images, -1 for none.
 
     Returns:
-        (posts, images): rows of `cache.pairs`, -1 where there is none.
+        (posts, images) rows of `cache.pairs`, -1 for none.
     """
     found = np.full(rows.shape, -1, np.int64)
     wanted = np.argwhere(rows >= 0)
@@ -101,18 +101,18 @@ def pair_rows(
 def ranked_relevance(
     cache: FeatureCache, posts: Sequence[Post], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The column `RANKED_RELEVANCE`.
+    """Return the column `RANKED_RELEVANCE`.
 
     Args:
         cache: With rewards.
-        posts: All of them.
-        rows: (posts, images): rows of the images that can be used, -1 elsewhere.
+        posts: All posts.
+        rows: (posts, images) rows of the images that can be used, -1 elsewhere.
 
     Returns:
-        (posts, images) float32, zero where there is no reward; and which images have one.
+        (posts, images) float32, zero without a reward; and which images have one.
 
     Raises:
-        ProvenanceError: The rewards are those of CLIP embeddings that the cache no longer holds.
+        ProvenanceError: The rewards were computed from other CLIP embeddings than the cache's.
         CacheLookupError: Images that can be used have no reward yet; their posts are listed.
     """
     require_fresh_rewards(cache)
@@ -137,10 +137,10 @@ def ranked_relevance(
 
 
 def require_fresh_rewards(cache: FeatureCache) -> None:
-    """Make sure that rewards are those of the CLIP embeddings beside them, and of one making.
+    """Check that the rewards were computed together, from the CLIP embeddings in the cache.
 
     Raises:
-        ProvenanceError: They are not; it says what to type.
+        ProvenanceError: They were not; the hint has the command that recomputes them.
     """
     made = cache[REWARD].provenance
     faults = [
@@ -154,29 +154,29 @@ def require_fresh_rewards(cache: FeatureCache) -> None:
         ]
     if faults:
         raise ProvenanceError(
-            f"the rewards in {cache.path} are stale: they were not made from the embeddings that "
-            "it holds now (what made them, not what is there):",
+            f"the rewards in {cache.path} are stale: they were computed from other embeddings than "
+            "it contains (theirs, not the cache's):",
             faults=faults,
             hint=RENEW_REWARDS,
         )
 
 
 def seen_posts(cache: FeatureCache, posts: Sequence[Post]) -> NDArray[np.bool_]:
-    """Which posts have a text that the rewards' discriminator learned from.
+    """Return which posts have a text that the rewards' discriminator was trained on.
 
     Args:
         cache: With rewards.
-        posts: In any order.
+        posts: Any posts.
 
     Returns:
-        (posts,); False for posts without images, which no ranking is about.
+        (posts,); False for posts without images, which have no ranking.
     """
     found = np.zeros(len(posts), bool)
     if REWARD_SEEN not in cache:
         return found
     seen = cache[REWARD_SEEN]
-    rows, fine = np.arange(len(seen)), seen.state == OK
-    rows = rows[fine][seen[rows[fine]] == 1]
+    rows = np.flatnonzero(seen.state == OK)
+    rows = rows[seen[rows] == 1]
     texts = {row.tobytes() for row in cache.pairs.pair_ids[0][rows]}
     return np.array([bool(post.images) and text_id(post.text) in texts for post in posts], bool)
 
@@ -185,6 +185,6 @@ def _normalised(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     vectors = vectors.astype(np.float32)
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     if not (norms > 0).all():
-        raise MnerfeatError("a CLIP embedding is zero, so it has no cosine with anything")
+        raise MnerfeatError("a CLIP embedding is zero, so its cosines are undefined")
     normalised: NDArray[np.float32] = vectors / norms
     return normalised

@@ -28,6 +28,7 @@ from mnerfeat.cache import (
     pair_id,
     stack_ids,
 )
+from mnerfeat.datasets.image_rows import resolve
 from mnerfeat.datasets.pair_columns import (
     REWARD,
     REWARD_BLANK,
@@ -35,7 +36,6 @@ from mnerfeat.datasets.pair_columns import (
     pair_rows,
 )
 from mnerfeat.datasets.posts import Post
-from mnerfeat.datasets.vision import resolve
 from mnerfeat.errors import CacheLookupError
 from mnerfeat.extractors.clip import CLIP_IMAGE, CLIP_TEXT
 from mnerfeat.preference.folder import SavedDiscriminator, load_discriminator, reward_command

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from mnerfeat.cache import FeatureCache
 from mnerfeat.datasets import Post, TagSet, fingerprint, read_folder
 from mnerfeat.datasets.checks import entity_warnings
+from mnerfeat.datasets.image_rows import resolve
 from mnerfeat.datasets.pair_columns import (
     RANKED_RELEVANCE,
     REWARD,
     pair_rows,
     seen_posts,
 )
-from mnerfeat.datasets.vision import FEATURES_OF_COLUMN, VisionTable, resolve
+from mnerfeat.datasets.vision import FEATURES_OF_COLUMN, VisionTable
 from mnerfeat.errors import DataError
 from mnerfeat.heads.base import HeadConfig
 from mnerfeat.preference import open_discriminator

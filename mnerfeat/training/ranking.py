@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mnerfeat.cache import FAILED, OK, FeatureCache, text_id
 from mnerfeat.datasets import Post, read_folder
-from mnerfeat.datasets.vision import resolve
+from mnerfeat.datasets.image_rows import resolve
 from mnerfeat.errors import CacheLookupError, ConfigError, DataError
 from mnerfeat.extraction.blank import extract_blank
 from mnerfeat.extraction.config import ExtractConfig

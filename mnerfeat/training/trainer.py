@@ -219,7 +219,7 @@ def _finish(
                 for split, each in zip(("train", "dev"), examples, strict=True)
             },
             "images": {
-                split: None if table.use is None else str(table.use)
+                split: None if table.coverage is None else str(table.coverage)
                 for split, table in (("train", data.train_images), ("dev", data.dev_images))
             },
             "device": str(trainer.args.device),

@@ -17,9 +17,12 @@ from mnerfeat.cache import (
     stack_ids,
     text_id,
 )
+from mnerfeat.datasets import columns as columns_module
 from mnerfeat.datasets import vision
+from mnerfeat.datasets.columns import StoredColumn
+from mnerfeat.datasets.image_rows import resolve
 from mnerfeat.datasets.posts import Post
-from mnerfeat.datasets.vision import RELEVANCE, StoredColumn, VisionTable, resolve
+from mnerfeat.datasets.vision import RELEVANCE, VisionTable
 from mnerfeat.errors import CacheLookupError
 from tests.cache.builders import feature, images
 
@@ -91,12 +94,13 @@ def test_batches_hold_what_a_look_up_post_by_post_finds(path: Path) -> None:
 
 def test_what_cannot_be_used_is_counted_and_named(path: Path) -> None:
     posts = [post(0, "images/1.jpg", "bad.jpg"), post(1, "gone.jpg"), post(2)]
-    use = VisionTable.from_cache(FeatureCache(path), posts, COLUMNS).use
-    assert use is not None
-    assert (use.posts, use.with_images, use.named, use.used) == (3, 1, 3, 1)
-    assert use.unknown == ("gone.jpg",)
-    assert use.failed == {"bad.jpg": "truncated"}
-    assert "1 of 3 images used" in str(use)
+    coverage = VisionTable.from_cache(FeatureCache(path), posts, COLUMNS).coverage
+    assert coverage is not None
+    assert (coverage.posts, coverage.with_images) == (3, 1)
+    assert (coverage.named, coverage.used) == (3, 1)
+    assert coverage.unknown == ("gone.jpg",)
+    assert coverage.failed == {"bad.jpg": "truncated"}
+    assert "1 of 3 images used" in str(coverage)
 
 
 def test_a_name_that_fits_two_images_is_refused(path: Path) -> None:
@@ -151,7 +155,7 @@ def test_unfinished_extraction_is_an_error_with_the_command(
 
 
 def test_a_cache_that_knows_no_image_at_all_is_the_wrong_one(path: Path) -> None:
-    with pytest.raises(CacheLookupError, match="knows none of the 2 images"):
+    with pytest.raises(CacheLookupError, match="contains none of the 2 images"):
         VisionTable.from_cache(FeatureCache(path), [post(0, "p.jpg", "q.jpg")], COLUMNS)
 
 
@@ -187,7 +191,7 @@ def test_a_large_column_stays_in_the_file_and_gives_the_same_batches(
 ) -> None:
     posts = [post(0, "images/1.jpg", "bad.jpg"), post(1), post(2, "b/x.jpg", "a/x.jpg")]
     wanted = VisionTable.from_cache(FeatureCache(path), posts, COLUMNS)
-    monkeypatch.setattr(vision, "IN_MEMORY", 0)
+    monkeypatch.setattr(columns_module, "IN_MEMORY", 0)
     more = images({"images/9.jpg": b"9"}, vit_cls=feature([[0.0, 1.0, 2.0, 3.0]], width=4))
     CacheWriter(path).put(images=more)
     beside = VisionTable.from_cache(FeatureCache(path), posts, COLUMNS)
@@ -209,11 +213,11 @@ def test_a_large_column_stays_in_the_file_and_gives_the_same_batches(
         assert all(torch.equal(got[name], columns[name]) for name in COLUMNS)
 
 
-@pytest.mark.parametrize("in_memory", [0, vision.IN_MEMORY])
+@pytest.mark.parametrize("in_memory", [0, columns_module.IN_MEMORY])
 def test_columns_go_to_devices_that_do_not_tell_their_free_memory(
     path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
 ) -> None:
-    monkeypatch.setattr(vision, "IN_MEMORY", in_memory)
+    monkeypatch.setattr(columns_module, "IN_MEMORY", in_memory)
     monkeypatch.setattr(vision, "_widths", lambda _: torch.ones(1))  # meta holds no numbers
     table = VisionTable.from_cache(FeatureCache(path), [post(0, "images/1.jpg")], COLUMNS)
     moved = table.to(torch.device("meta")).image_columns
