@@ -27,8 +27,9 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mnerfeat import errors
 from mnerfeat.cache.schema import FEATURE_DTYPES
-from mnerfeat.errors import CacheError, CacheFormatError
+from mnerfeat.errors import CacheError, CacheFormatError, MnerfeatError
 
 MEMORY_BYTES: Final = 4 << 30
 """Default memory limit of the child."""
@@ -39,7 +40,11 @@ SECONDS: Final = 120.0
 _MESSAGE = struct.Struct("<4sQ")  # its kind, and the length of what follows in bytes
 _ARRAY_HEADER_LIMIT = 1 << 10
 _DTYPES = {dtype.str: dtype for dtype in (*FEATURE_DTYPES, np.dtype("<f8"))}
-_ERRORS = {"CacheError": CacheError, "CacheFormatError": CacheFormatError}
+_ERRORS = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, MnerfeatError)
+}
 _STDERR_LIMIT = 1 << 16
 _QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each thread reserves memory
 
@@ -63,7 +68,8 @@ def run_untrusted(
         The function's result.
 
     Raises:
-        CacheError: If the function raises it, or reaches a limit.
+        MnerfeatError: If the function raises it.
+        CacheError: If the function reaches a limit.
         CacheFormatError: If the function fails in any other way, or the child crashes.
     """
     with contextlib.closing(
@@ -164,7 +170,7 @@ def _receive(pipe: IO[bytes], source: object, memory_bytes: int, seconds: float)
         yield result
 
 
-def _failure(told: Mapping[str, Any]) -> CacheError:
+def _failure(told: Mapping[str, Any]) -> MnerfeatError:
     hint = None if told["hint"] is None else str(told["hint"])
     return _ERRORS[told["kind"]](str(told["what"]), faults=map(str, told["faults"]), hint=hint)
 
@@ -277,8 +283,8 @@ def _fail(out: IO[bytes], call: dict[str, Any], error: BaseException) -> None:
     faults: tuple[str, ...] = ()
     hint = None
     what = f"{path} cannot be read: {str(error) or type(error).__name__}"
-    if isinstance(error, CacheError):
-        kind = type(error).__name__ if type(error).__name__ in _ERRORS else "CacheError"
+    if isinstance(error, MnerfeatError):
+        kind = type(error).__name__
         what, faults, hint = error.what, error.faults, error.hint
     elif isinstance(error, MemoryError):
         kind, hint = "CacheError", "allow it more memory if you trust the file"
