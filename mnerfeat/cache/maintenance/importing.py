@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mnerfeat.cache.maintenance.foreign import PIECE_BYTES, inspect_features, read_features
+from mnerfeat.cache.maintenance.formats import PIECE_BYTES, inspect_features, read_features
 from mnerfeat.cache.maintenance.pack import Progress, pack
 from mnerfeat.cache.names import Resolution, normalise_name, resolve_names
 from mnerfeat.cache.reader import FeatureCache
@@ -340,6 +340,7 @@ class _Target:
         return TableRows(
             ids=_stacked(list(position)),
             names=[(name, position[identity]) for name, identity in self.names.items()],
+            folder=self.folder,
         )
 
 
