@@ -103,6 +103,13 @@ def extract_command(
         bool,
         typer.Option("--replace", help="Recompute features made by a different model."),
     ] = False,
+    rename: Annotated[
+        bool,
+        typer.Option(
+            "--rename",
+            help="Let names of images from another folder lead to these images.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Report what would be done, and do nothing.")
     ] = False,
@@ -137,6 +144,7 @@ def extract_command(
         batch_size=batch_size,
         workers=workers,
         replace=replace or None,
+        rename=rename or None,
         dry_run=dry_run or None,
     )
     folder = posts or (found.data if found.data.is_dir() else None)

@@ -95,6 +95,9 @@ class ExtractConfig:
     replace: bool = False
     """Recompute features made by a different model or with other settings."""
 
+    rename: bool = False
+    """Let names that the cache holds for images of another folder lead to these images."""
+
     dry_run: bool = False
     """Report what would be done, and do nothing."""
 

@@ -11,7 +11,7 @@ from os import PathLike
 from mnerfeat.cache import OK, FeatureCache, pack, stack_ids
 from mnerfeat.datasets.pair_columns import REWARD
 from mnerfeat.datasets.posts import Post
-from mnerfeat.errors import ConfigError, DataError, StorageError
+from mnerfeat.errors import CacheError, ConfigError, DataError, StorageError
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.extraction.local import run_locally
 from mnerfeat.extraction.plan import ImagePlan, Plan, check_provenance, plan_images, plan_texts
@@ -56,6 +56,8 @@ def extract(
     Raises:
         ConfigError: If the folder does not exist, or there is no such device.
         DataError: If the folder holds no image.
+        CacheError: If names belong to images of another folder in the cache, and `rename` is not
+            set.
         ModelError: If a model is missing or cannot be loaded.
         ProvenanceError: If the cache holds a feature from another model and `replace` is not set.
         StorageError: If the disk is full; finished rows are kept.
@@ -76,6 +78,9 @@ def extract(
     images = _plan_images(config, names, cache, extractors, known)
     if names is None and not images.ids:
         raise _no_images(config, images)
+    renamed = cache.compare_names(images.ids, config.images)
+    if renamed.conflicting and not config.rename:
+        raise _conflict(config, renamed.conflicting)
     reader = next(filter(reads_texts, extractors), None)
     plan = Plan(
         config=config,
@@ -95,6 +100,8 @@ def extract(
         new=len(images.jobs) - recorder.undecodable,
         reused=images.reused,
         copies=images.copies,
+        updated=len(set(renamed.updated) - {file.name for file in images.unreadable}),
+        renamed=len(renamed.conflicting),
         failed=tuple(recorder.failed),
         profiles_ignored=recorder.profiles_ignored,
         transparency_dropped=recorder.transparency_dropped,
@@ -151,6 +158,16 @@ def _no_images(config: ExtractConfig, images: ImagePlan) -> DataError:
     )
 
 
+def _conflict(config: ExtractConfig, names: Sequence[str]) -> CacheError:
+    return CacheError(
+        f"{config.cache} holds images of another folder under {len(names):,} names of files in "
+        f"{config.images}:",
+        faults=names,
+        hint="give these images a cache of their own with --cache FILE (`mnerfeat cache merge "
+        "--folder` joins both), or add --rename: the names then lead to these images",
+    )
+
+
 def _extract_rewards(
     config: ExtractConfig,
     texts: Sequence[str],
@@ -167,7 +184,7 @@ def _extract_rewards(
             hint="name the folder of train, dev and test with --posts DIR",
         )
     others = tuple(name for name in config.features if name != REWARD)
-    summary = ExtractSummary.nothing(config.cache, dry_run=config.dry_run)
+    summary = ExtractSummary(cache=config.cache, dry_run=config.dry_run)
     if others:
         images_only = replace(config, features=others)
         summary = extract(images_only, texts=texts, names=names, extractors=extractors)

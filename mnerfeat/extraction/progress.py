@@ -2,10 +2,7 @@
 
 import logging
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from tqdm import tqdm
 
@@ -17,18 +14,7 @@ LINE_SECONDS: Final = 60.0
 """Seconds between lines in a log."""
 
 
-class Progress(Protocol):
-    """Receives how much more is done."""
-
-    def update(self, count: int) -> Any:
-        """Add to what is done."""
-        ...
-
-
-@contextmanager
-def show_progress(
-    config: ExtractConfig, *, total: int | None, what: str, unit: str
-) -> Iterator[Progress]:
+def show_progress(config: ExtractConfig, *, total: int | None, what: str, unit: str) -> "tqdm[Any]":
     """Show the progress of one step of a run.
 
     Args:
@@ -36,41 +22,42 @@ def show_progress(
         total: Number of units; None if it is not known yet.
         what: Name of the step.
         unit: Name of what is counted.
+
+    Returns:
+        A context manager; its `update` takes how many more are done.
     """
     terminal = sys.stderr.isatty()
     if config.progress is None and not terminal:
-        yield _LoggedProgress(total, what, unit)
-        return
-    with tqdm(
+        count = "{n_fmt}" if total is None else "{n_fmt} of {total_fmt}"
+        left = "" if total is None else ", {remaining} left"
+        return tqdm(
+            total=total,
+            desc=what,
+            unit=f" {unit}",
+            file=_Log(),
+            mininterval=LINE_SECONDS,
+            maxinterval=LINE_SECONDS,
+            miniters=1,
+            delay=LINE_SECONDS,
+            bar_format=f"{{desc}}: {count} {unit}, {{rate_fmt}}{left}",
+            leave=False,
+        )
+    return tqdm(
         total=total,
         desc=what,
         unit=f" {unit}",
         disable=not (terminal if config.progress is None else config.progress),
         dynamic_ncols=True,
         leave=total is not None,
-    ) as bar:
-        yield bar
+    )
 
 
-class _LoggedProgress:
-    def __init__(self, total: int | None, what: str, unit: str) -> None:
-        self._total = total
-        self._what = what
-        self._unit = unit
-        self._done = 0
-        self._start = self._last = time.monotonic()
+class _Log:
+    """A file for tqdm, whose lines go to the log."""
 
-    def update(self, count: int) -> None:
-        self._done += count
-        now = time.monotonic()
-        if now - self._last < LINE_SECONDS:
-            return
-        self._last = now
-        rate = self._done / (now - self._start)
-        line = f"{self._what}: {self._done:,}"
-        if self._total:
-            line += f" of {self._total:,}"
-        line += f" {self._unit}, {rate:,.1f} a second"
-        if self._total:
-            line += f", {(self._total - self._done) / rate / 60:,.0f} min left"
-        logger.info("%s", line)
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            logger.info("%s", line)
+
+    def flush(self) -> None:
+        pass

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Event
 from typing import Any, Final, Literal
 
@@ -25,9 +24,10 @@ from mnerfeat.cache import (
     text_id,
     unreadable_id,
 )
+from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.extraction.decoding import DecodeResult
 from mnerfeat.extraction.plan import ImageJob, Plan
-from mnerfeat.extraction.progress import Progress, show_progress
+from mnerfeat.extraction.progress import show_progress
 from mnerfeat.extraction.runner import Rows
 from mnerfeat.extractors.base import FeatureSpec, Prepared
 
@@ -66,7 +66,7 @@ class ImageRecorder:
         self._remaining = {job.id: len(job.extractors) for job in plan.images.jobs}
         self._sizes: dict[bytes, tuple[int, int]] = {}
         self._parts: PartWriter | None = None
-        self._progress: Progress | None = None
+        self._progress: Any = None
         self.failed = [(file.name, file.reason) for file in plan.images.unreadable]
         self.undecodable = self.profiles_ignored = self.transparency_dropped = 0
 
@@ -78,7 +78,7 @@ class ImageRecorder:
         for extractor in self._plan.extractors.values():
             provenance |= extractor.provenance
             specs |= extractor.features
-        parts = self._parts = PartWriter(self._plan.config.cache, "images", specs, provenance)
+        parts = self._parts = PartWriter(self._plan.config, "images", specs, provenance)
         try:
             for name, id_ in self._plan.images.new_names:
                 parts.name(id_, name)
@@ -202,7 +202,7 @@ def record_texts(plan: Plan, read: ReadTexts, stop: Event) -> int:
     if reader is None or not texts:
         return 0
     cut_texts = 0
-    parts = PartWriter(plan.config.cache, "texts", reader.text_features, reader.provenance)
+    parts = PartWriter(plan.config, "texts", reader.text_features, reader.provenance)
     try:
         with show_progress(plan.config, total=len(texts), what="texts", unit="texts") as progress:
             for start in range(0, len(texts), TEXT_BATCH):
@@ -235,7 +235,7 @@ class PartWriter:
     Once `close` returns, everything gathered before is on the disk and stays there.
 
     Args:
-        path: Cache file.
+        config: Configuration of the run.
         table: `images` or `texts`.
         features: Shapes and types of the features.
         provenance: Provenance of each feature.
@@ -243,16 +243,16 @@ class PartWriter:
 
     def __init__(
         self,
-        path: Path,
+        config: ExtractConfig,
         table: Literal["images", "texts"],
         features: Mapping[str, FeatureSpec],
         provenance: Mapping[str, Provenance],
     ) -> None:
-        self._path = path
+        self._config = config
         self._table = table
         self._features = features
         self._provenance = provenance
-        self._writer = CacheWriter(path)
+        self._writer = CacheWriter(config.cache)
         self._rows: dict[bytes, _Row] = {}
         self._since = time.monotonic()
         self._parts = 0
@@ -329,13 +329,12 @@ class PartWriter:
 
     def _write(self, rows: Mapping[bytes, _Row]) -> None:
         content = self._content(list(rows), list(rows.values()))
-        if self._table == "images":
-            self._writer.put(images=content, replace=True)  # the plan has refused it if not
-        else:
-            self._writer.put(texts=content, replace=True)
+        self._writer.put(
+            **{self._table: content}, replace=self._config.replace, rename=self._config.rename
+        )
         self._parts += 1
         if self._parts >= self._pack_at:
-            pack(self._path)
+            pack(self._config.cache)
             self._parts = 0
             self._pack_at *= 2
 
@@ -349,6 +348,7 @@ class PartWriter:
                 if any(name in row.values or name in row.reasons for row in rows)
             },
             names=[(name, i) for i, row in enumerate(rows) for name in row.names],
+            folder=self._config.images if images else None,
             size=np.array([row.size for row in rows], np.int32) if images else None,
         )
 

@@ -1,7 +1,7 @@
 """The summary of a run: counts, failures, and their text for people."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _SHOWN = 10
@@ -13,12 +13,15 @@ class ExtractSummary:
 
     Attributes:
         cache: Cache file.
+        dry_run: Whether nothing was done.
         features: Names of the requested extractors.
         device: Devices that ran models; None if none had to run.
         ids: Identity of every image file by name, unreadable ones included.
         new: Number of distinct images that at least one extractor processed.
         reused: Number of distinct images that needed nothing.
         copies: Number of files that are copies of another file.
+        updated: Number of files that were replaced since the last run.
+        renamed: Number of names that led to images of another folder before.
         failed: Files that could not be used, by all extractors or the named one, with reasons.
         profiles_ignored: Number of new images with a colour profile other than sRGB, whose colours
             are taken for sRGB.
@@ -31,53 +34,30 @@ class ExtractSummary:
         cut_texts: Number of texts that were longer than `context_length`.
         context_length: Number of tokens that the text encoder reads.
         seconds: Duration of the run.
-        dry_run: Whether nothing was done.
         rewards: Result for rewards, in words; empty if they were not requested.
     """
 
     cache: Path
-    features: tuple[str, ...]
-    device: str | None
-    ids: Mapping[str, bytes]
-    new: int
-    reused: int
-    copies: int
-    failed: tuple[tuple[str, str], ...]
-    profiles_ignored: int
-    transparency_dropped: int
-    others: int
-    closed: tuple[tuple[str, str], ...]
-    texts: int
-    new_texts: int
-    cut_texts: int
-    context_length: int
-    seconds: float
     dry_run: bool
+    features: tuple[str, ...] = ()
+    device: str | None = None
+    ids: Mapping[str, bytes] = field(default_factory=dict)
+    new: int = 0
+    reused: int = 0
+    copies: int = 0
+    updated: int = 0
+    renamed: int = 0
+    failed: tuple[tuple[str, str], ...] = ()
+    profiles_ignored: int = 0
+    transparency_dropped: int = 0
+    others: int = 0
+    closed: tuple[tuple[str, str], ...] = ()
+    texts: int = 0
+    new_texts: int = 0
+    cut_texts: int = 0
+    context_length: int = 0
+    seconds: float = 0.0
     rewards: str = ""
-
-    @staticmethod
-    def nothing(cache: Path, *, dry_run: bool) -> "ExtractSummary":
-        """Return the summary of a run that processes no image."""
-        return ExtractSummary(
-            cache=cache,
-            features=(),
-            device=None,
-            ids={},
-            new=0,
-            reused=0,
-            copies=0,
-            failed=(),
-            profiles_ignored=0,
-            transparency_dropped=0,
-            others=0,
-            closed=(),
-            texts=0,
-            new_texts=0,
-            cut_texts=0,
-            context_length=0,
-            seconds=0.0,
-            dry_run=dry_run,
-        )
 
     @property
     def names(self) -> int:
@@ -92,7 +72,7 @@ class ExtractSummary:
     def __str__(self) -> str:
         if not self.features:
             return self.rewards
-        lines = [self._images(), *self._colours(), *self._texts()]
+        lines = [self._images(), *self._names(), *self._colours(), *self._texts()]
         if self.failed:
             lines.append(f"{len(self.failed):,} could not be used:")
             lines += [f"  {_printable(name)}: {reason}" for name, reason in self.failed[:_SHOWN]]
@@ -117,6 +97,14 @@ class ExtractSummary:
             f"{self.names:,} image files ({', '.join(self.features)}): {', '.join(parts)}, "
             f"{len(self.failed):,} failed{others}"
         )
+
+    def _names(self) -> list[str]:
+        lines = []
+        if self.updated:
+            lines.append(f"{self.updated:,} files replaced since the last run, under the same name")
+        if self.renamed:
+            lines.append(f"{self.renamed:,} names taken over from images of another folder")
+        return lines
 
     def _colours(self) -> list[str]:
         parts = []

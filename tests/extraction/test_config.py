@@ -115,11 +115,9 @@ class TestDevices:
 
 def summary(**changes: Any) -> ExtractSummary:
     given: dict[str, Any] = {
-        "cache": Path("features.h5"), "features": ("vit", "clip"), "device": "cpu",
-        "ids": {str(i): b"" for i in range(1200)}, "new": 1000, "reused": 100, "copies": 50,
-        "failed": (), "others": 0, "profiles_ignored": 0, "transparency_dropped": 0,
-        "closed": (), "texts": 0, "new_texts": 0, "cut_texts": 0, "context_length": 77,
-        "seconds": 10.0, "dry_run": False,
+        "cache": Path("features.h5"), "dry_run": False, "features": ("vit", "clip"),
+        "device": "cpu", "ids": {str(i): b"" for i in range(1200)}, "new": 1000, "reused": 100,
+        "copies": 50, "context_length": 77, "seconds": 10.0,
     }  # fmt: skip
     return ExtractSummary(**(given | changes))
 

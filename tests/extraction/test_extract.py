@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from mnerfeat.cache import FAILED, OK, FeatureCache, content_id, unreadable_id
-from mnerfeat.errors import ConfigError, DataError, ProvenanceError, StorageError
-from mnerfeat.extraction import local, recorder, runner
+from mnerfeat.errors import CacheError, ConfigError, DataError, ProvenanceError, StorageError
+from mnerfeat.extraction import local, progress, recorder, runner
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.extraction.extract import extract
 from mnerfeat.extraction.summary import ExtractSummary
@@ -269,6 +269,68 @@ def test_names_may_be_given(run: Run, cache: Cache) -> None:
     assert cache()["vit_cls"].state[cache().rows(["gone.png"])[0]] == FAILED
 
 
+class TestNames:
+    """A name means the bytes that it was extracted from."""
+
+    @pytest.fixture
+    def other(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "other"
+        folder.mkdir()
+        for i in (3, 4):
+            (folder / f"{i}.png").write_bytes(encoded(picture(50 + i, 50, seed=100 + i)))
+        (folder / "new.png").write_bytes(encoded(picture(70, 50, seed=70)))
+        return folder
+
+    def test_those_of_another_folder_are_refused_before_any_model_runs(
+        self, run: Run, cache: Cache, other: Path, made: dict[str, fakes.FakeExtractor]
+    ) -> None:
+        run()
+        before = cache().digest()
+        with pytest.raises(CacheError, match="another folder under 2 names") as refused:
+            run(images=other)
+        assert set(refused.value.faults) == {"3.png", "4.png"}
+        assert "--rename" in str(refused.value)
+        assert all(not extractor.seen for extractor in made.values())
+        assert cache().digest() == before
+
+    def test_those_of_another_folder_are_taken_over_if_asked_for(
+        self, run: Run, cache: Cache, other: Path
+    ) -> None:
+        run()
+        summary = run(images=other, rename=True)
+        assert (summary.new, summary.renamed, summary.updated) == (3, 2, 0)
+        assert "2 names taken over" in str(summary)
+        (row,) = cache().rows(["3.png"])
+        assert bytes(cache().images.ids[row]) == content_id((other / "3.png").read_bytes())
+
+    def test_the_same_bytes_in_another_folder_are_no_conflict(
+        self, run: Run, folder: Path, tmp_path: Path
+    ) -> None:
+        run()
+        shutil.copytree(folder, tmp_path / "copied")
+        assert counts(run(images=tmp_path / "copied")) == (0, 10, 0, 0)
+
+    def test_files_replaced_in_their_folder_are_counted(
+        self, run: Run, folder: Path, cache: Cache
+    ) -> None:
+        run()
+        (folder / "3.png").write_bytes(encoded(picture(50, 50, seed=77)))
+        summary = run()
+        assert (summary.new, summary.updated, summary.renamed) == (1, 1, 0)
+        assert "1 files replaced since the last run" in str(summary)
+        (row,) = cache().rows(["3.png"])
+        assert bytes(cache().images.ids[row]) == summary.ids["3.png"]
+
+    def test_replacing_failed_images_needs_no_word(
+        self, run: Run, folder: Path, other: Path
+    ) -> None:
+        (folder / "new.png").write_bytes(b"no image")
+        run()
+        (folder / "new.png").write_bytes((other / "new.png").read_bytes())
+        summary = run()
+        assert (summary.new, summary.updated, summary.renamed) == (1, 0, 0)
+
+
 def test_the_summary_identifies_every_file(run: Run, folder: Path) -> None:
     shutil.copy(folder / "3.png", folder / "again.png")
     (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
@@ -468,6 +530,18 @@ def test_progress_goes_to_standard_error(run: Run, capsys: pytest.CaptureFixture
     assert "images/s" in told.err
     run()
     assert capsys.readouterr().err == ""
+
+
+def test_a_log_gets_a_line_a_minute(
+    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    run(features=("vit",))
+    assert "extracting:" not in caplog.text
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    run(features=("clip",))
+    assert "extracting: 10 of 10 images, " in caplog.text
+    assert " left" in caplog.text
 
 
 def test_many_parts_are_packed_in_between(
