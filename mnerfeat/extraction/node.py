@@ -23,6 +23,7 @@ from mnerfeat.cache import Provenance
 from mnerfeat.errors import ConfigError, ExtractionError, ModelError
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.extraction.decoding import DecodeJob, DecodeResult
+from mnerfeat.extraction.plan import differences
 from mnerfeat.extraction.recorder import was_changed
 from mnerfeat.extraction.runner import Batcher, DeviceRunner, Rows
 from mnerfeat.extraction.workers import DecoderPool
@@ -283,11 +284,12 @@ def _check_provenance(extractors: Sequence[Extractor], wanted: Mapping[str, Prov
     for extractor in extractors:
         for feature, here in extractor.provenance.items():
             if here != wanted[feature]:
-                faults += [f"{feature}: {line}" for line in here.differences(wanted[feature])]
+                lines = differences(here, wanted[feature], "there", "here")
+                faults += [f"{feature}: {line}" for line in lines]
     if faults:
         raise ExtractionError(
             f"node {socket.gethostname()} would make other features than the machine that started "
-            "the run (first the node's, then the run's):",
+            "the run:",
             faults=faults,
             hint="put the same models and the same versions of libraries on every node",
         )

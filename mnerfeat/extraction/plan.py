@@ -322,7 +322,8 @@ def check_provenance(cache: FeatureCache, extractors: Sequence[Extractor]) -> No
             if feature in cache and cache[feature].provenance != wanted:
                 stale.append(extractor.name)
                 held = cache[feature].provenance
-                faults += [f"{feature}: {line}" for line in _differences(held, wanted)]
+                lines = differences(held, wanted, "in the cache", "requested")
+                faults += [f"{feature}: {line}" for line in lines]
     if stale:
         names = ",".join(dict.fromkeys(stale))
         raise ProvenanceError(
@@ -333,12 +334,19 @@ def check_provenance(cache: FeatureCache, extractors: Sequence[Extractor]) -> No
         )
 
 
-def _differences(held: Provenance, wanted: Provenance) -> list[str]:
-    """Return a line per fact that differs, hashes last; nested mappings one level deep."""
-    ours, theirs = _flat(held.facts), _flat(wanted.facts)
+def differences(a: Provenance, b: Provenance, of_a: str, of_b: str) -> list[str]:
+    """Return a line per fact that differs, hashes last; nested mappings one level deep.
+
+    Args:
+        a: A provenance.
+        b: Another one.
+        of_a: Words that say whose the facts of `a` are.
+        of_b: Likewise of `b`.
+    """
+    ours, theirs = _flat(a.facts), _flat(b.facts)
     keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
     return [
-        f"{key}: {ours.get(key, 'nothing')} in the cache, {theirs.get(key, 'nothing')} requested"
+        f"{key}: {ours.get(key, 'nothing')} {of_a}, {theirs.get(key, 'nothing')} {of_b}"
         for key in sorted(keys, key=lambda key: "sha256" in key)
     ]
 

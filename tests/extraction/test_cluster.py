@@ -380,7 +380,7 @@ class TestNode:
         error = NodeModels(self.setup(here="other"), threads=1).run([]).error
         assert isinstance(error, ExtractionError)
         assert "would make other features" in str(error)
-        assert "vit_cls: model: other, not m" in str(error)
+        assert "vit_cls: model: other there, m here" in str(error)
 
     def test_an_error_that_cannot_travel_is_told_in_words(self) -> None:
         class Local(Exception):
