@@ -54,6 +54,7 @@ Until Ray has noticed that a node is gone, which takes a while, each attempt to 
 JOINING_DEVICES: Final = 64
 """Number of devices that may join during a run and are used."""
 
+_EXECUTOR = "ray.data._internal.execution.streaming_executor_state"
 _KNOWN_IMAGES = 16  # by which a node tells whether it sees the images folder
 _POLL_SECONDS = 0.2  # how often the stop request is checked
 
@@ -92,12 +93,13 @@ def run_on_cluster(plan: Plan, recorder: ImageRecorder, stop: StopRequest) -> tu
     if recorder.unfinished and not stop.event.is_set():
         if not used:
             raise ExtractionError(
-                "the Ray cluster has not completed a single task",
-                hint="install the same mnerfeat[ray] on every node; `ray logs` has the reasons",
+                f"the Ray cluster has not completed a single task; {pipeline.last_failure}",
+                hint="install the same mnerfeat[ray] on every node; `ray logs` says more",
             )
         logger.warning(
-            "%d images came back from no node; this machine processes them",
+            "%d images came back from no node, and this machine processes them; %s",
             len(recorder.unfinished),
+            pipeline.last_failure,
         )
         here = replace(plan, config=replace(config, device="auto"), texts=type(plan.texts)())
         used["here"] = f"{socket.gethostname()} {run_locally(here, recorder, stop)[0]}"
@@ -113,6 +115,21 @@ def _next_rows(answers: Iterator[Answer], texts: Sequence[str]) -> tuple[Rows, i
             hint="`ray logs` has the reasons; the same command continues",
         )
     return answer.text_rows
+
+
+class _LastFailure(logging.Filter):
+    """Keeps the reason of the last failed task, which Ray Data would log with its traceback."""
+
+    _reason = "no reason is known"
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info and record.exc_info[1]
+        if error:
+            self._reason = f"the last reason: {_in_short(error)}"
+        return not error
+
+    def __str__(self) -> str:
+        return self._reason
 
 
 class _Pipeline:
@@ -132,6 +149,8 @@ class _Pipeline:
         self._context.enable_progress_bars = False
         self._context.max_errored_blocks = -1
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+        self.last_failure = _LastFailure()
+        logging.getLogger(_EXECUTOR).addFilter(self.last_failure)
 
     def images(self, stop: StopRequest) -> Iterator[Answer]:
         """Decode all images and run the models on them."""
@@ -295,7 +314,7 @@ def connect(stack: ExitStack) -> Any:
         ray.init(logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ConfigError(
-            f"engine: Ray cannot connect: {_in_short(error)}",
+            f"engine: Ray cannot connect: {_in_short(error, 0)}",
             hint="`ray status` tells whether the cluster that RAY_ADDRESS names is up and lets "
             "this machine in (`ray get-auth-token`)",
         ) from error
@@ -306,6 +325,7 @@ def connect(stack: ExitStack) -> Any:
     return ray
 
 
-def _in_short(error: BaseException) -> str:
+def _in_short(error: BaseException, line: int = -1) -> str:
+    """Return a line of an error: the last one, since errors of tasks begin with tracebacks."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[line].strip() if lines else type(error).__name__
