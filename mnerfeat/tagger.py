@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from mnerfeat.datasets.posts import Post
+from mnerfeat.datasets.raw_text import clean_text
 from mnerfeat.datasets.tags import TagSet, entities
 from mnerfeat.datasets.vision import VisionTable
 from mnerfeat.errors import ConfigError, DataError
@@ -77,9 +78,11 @@ class Tagged:
         Returns:
             `id`; `text` (the words); `images` (their names); `label` (the predicted tags);
             `entities` (each with `type`, `start` and `end` in words, end exclusive, and its
-            `text`), read by the lenient convention; `image_values` (one object an image with the
-            head's values by name, null where the image could not be used); and, of a head that
-            reasons in steps, `steps` (the `entities` after each of them).
+            `text`), read by the lenient convention; `image_values` (one object per image with the
+            head's values by name, null if the image could not be used). If the words were split
+            from a text, `offsets` has the start and end of each word in it, in characters, and
+            entities have `char_start` and `char_end`. If the head reasons in steps, `steps` has
+            the `entities` after each of them.
         """
         record: dict[str, object] = {
             "id": post.id,
@@ -89,21 +92,26 @@ class Tagged:
             "entities": _entity_records(post, self.tags),
             "image_values": self.images,
         }
+        if post.offsets is not None:
+            record["offsets"] = post.offsets
         if self.steps:
             record["steps"] = [_entity_records(post, tags) for tags in self.steps]
         return record
 
 
 def _entity_records(post: Post, tags: Sequence[str]) -> list[dict[str, object]]:
-    return [
-        {
-            "type": entity.type,
-            "start": entity.start,
-            "end": entity.end,
-            "text": " ".join(post.words[entity.start : entity.end]),
-        }
-        for entity in entities(tags)
-    ]
+    records = []
+    for entity in entities(tags):
+        words = post.words[entity.start : entity.end]
+        record: dict[str, object] = {"type": entity.type, "start": entity.start, "end": entity.end}
+        if post.raw is None or post.offsets is None:
+            record["text"] = " ".join(words)
+        else:
+            start, end = post.offsets[entity.start][0], post.offsets[entity.end - 1][1]
+            record["text"] = clean_text(post.raw[start:end])
+            record |= {"char_start": start, "char_end": end}
+        records.append(record)
+    return records
 
 
 class Tagger(nn.Module):

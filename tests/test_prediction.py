@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mnerfeat.datasets import TagSet, read_posts
+from mnerfeat.datasets.raw_text import post_of_text
 from mnerfeat.datasets.tags import Entity
 from mnerfeat.errors import DataError, StorageError
 from mnerfeat.heads.iqcr import IqcrConfig
@@ -15,7 +16,7 @@ from mnerfeat.prediction import (
     read_predictions,
     write_predictions,
 )
-from mnerfeat.tagger import Tagger
+from mnerfeat.tagger import Tagged, Tagger
 
 from .tiny import encoder, encoder_folder, posts, table
 
@@ -136,3 +137,20 @@ def test_iob1_gold_says_why_strict_precision_is_low(tmp_path, caplog):
     assert (found.lenient.overall.f1, found.strict.overall.precision) == (1, 0)
     assert "The gold tags are IOB1" in caplog.text
     assert "strict precision is low" in caplog.text
+
+
+def test_words_and_entities_stand_where_the_users_text_has_them():
+    text = "\ud83d\ude00 at&amp;t of the U.S.  wins \ud83d"
+    post = post_of_text(text, id="1")
+    tags = ["O"] * len(post.words)
+    tags[1:6] = ["B-ORG", *["I-ORG"] * 4]
+    tags[-6:-2] = ["B-LOC", "I-LOC", "I-LOC", "I-LOC"]
+    record = json.loads(json.dumps(Tagged(tags=tuple(tags), images=()).record(post)))
+    assert [one["text"] for one in record["entities"]] == ["at&amp;t", "U.S."]
+    for one in record["entities"]:
+        assert text[one["char_start"] : one["char_end"]] == one["text"]
+    assert [text[start:end] for start, end in record["offsets"]][1:-1] == list(post.words)[1:-1]
+    words = dataclasses.replace(post, raw=None, offsets=None)
+    record = Tagged(tags=tuple(tags), images=()).record(words)
+    assert [one["text"] for one in record["entities"]] == ["at & amp ; t", "U . S ."]
+    assert "offsets" not in record
