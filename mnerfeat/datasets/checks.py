@@ -11,7 +11,7 @@ from mnerfeat.datasets.images import Progress, check_images
 from mnerfeat.datasets.loader import SPLITS, DataSet, Split, read_folder
 from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.published import recognise
-from mnerfeat.datasets.report import Report, SharedTexts, SplitReport
+from mnerfeat.datasets.report import EXAMPLES, Report, SplitReport, some
 from mnerfeat.datasets.tags import (
     OUTSIDE,
     TYPES,
@@ -52,18 +52,13 @@ def check(
     recognised, differences = recognise(
         {s.name: {"posts": s.posts, **s.strict, "images": s.images} for s in splits}
     )
-    types = {kind for split in splits for kind in split.lenient}
     names = (name for split in data for name in split.images)
     return Report(
         folder=str(folder),
         recognised=recognised,
         differences=differences,
         splits=splits,
-        absent=tuple(name for name in SPLITS if name not in data.splits),
-        other_types=tuple(sorted(types.difference(TYPES))),
-        merged_types=_merged_types(data),
-        warnings=tuple(_warnings(data)),
-        shared=tuple(_shared(data.splits.values())),
+        notes=tuple(_notes(data)),
         images=None if images is None else check_images(names, Path(images), progress),
     )
 
@@ -171,28 +166,29 @@ def _by_type(types: Iterable[str]) -> dict[str, int]:
     return {kind: counts[kind] for kind in order if kind in counts}
 
 
-def _merged_types(data: DataSet) -> dict[str, dict[str, int]]:
-    """Return the types that have several names in the files, with the tags of each name."""
+def _notes(data: DataSet) -> Iterable[str]:
+    """Yield everything unusual about a data set as a whole."""
+    yield from (f"There is no {name} split." for name in SPLITS if name not in data.splits)
+    yield from entity_warnings({split.name: split.posts for split in data})
+    for split in data:
+        if note := convention_note([post.tags or () for post in split.posts]):
+            yield f"{split.name}: {note}"
+    yield from _type_notes(data)
+    for first, second in combinations(data, 2):
+        texts = {post.text for post in first.posts}
+        if same := [post.id for post in second.posts if post.text in texts]:
+            count = f"{len(same):,} ({some(same[:EXAMPLES], len(same))})"
+            yield f"{second.name}: posts whose text is in {first.name} too: {count}"
+
+
+def _type_notes(data: DataSet) -> Iterable[str]:
     names: dict[str, Counter[str]] = {}
     for split in data:
         for name, times in split.type_names.items():
             names.setdefault(canonical_type(name), Counter())[name] += times
-    return {kind: dict(sorted(n.items())) for kind, n in sorted(names.items()) if len(n) > 1}
-
-
-def _warnings(data: DataSet) -> Iterable[str]:
-    yield from entity_warnings({split.name: split.posts for split in data})
-    for split in data:
-        note = convention_note([post.tags or () for post in split.posts])
-        if note:
-            yield f"{split.name}: {note}"
-
-
-def _shared(splits: Iterable[Split]) -> Iterable[SharedTexts]:
-    for first, second in combinations(splits, 2):
-        texts = {post.text for post in first.posts}
-        same = [post.id for post in second.posts if post.text in texts]
-        if same:
-            yield SharedTexts(
-                splits=(first.name, second.name), posts=len(same), examples=tuple(same[:5])
-            )
+    if other := sorted(names.keys() - set(TYPES)):
+        yield f"Entity types beside {', '.join(TYPES)}: {', '.join(other)}"
+    for kind, tags in sorted(names.items()):
+        if len(tags) > 1:
+            counts = ", ".join(f"{name} ({times:,} tags)" for name, times in sorted(tags.items()))
+            yield f"Types read as {kind}: {counts}"

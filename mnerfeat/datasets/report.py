@@ -51,21 +51,6 @@ class SplitReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedTexts:
-    """Texts that two splits have in common.
-
-    Attributes:
-        splits: Their names.
-        posts: Number of posts of the second split with a text of the first.
-        examples: Ids of the first few of them.
-    """
-
-    splits: tuple[str, str]
-    posts: int
-    examples: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Report:
     """Counts of a data set, and what is unusual about it.
 
@@ -74,11 +59,7 @@ class Report:
         recognised: The published data set with these figures, or None.
         differences: Figures that differ from the published ones.
         splits: One report for each split.
-        absent: Splits without a file.
-        other_types: Entity types beside the field's four.
-        merged_types: Types with several names in the files: how many tags have each name.
-        warnings: Reasons why training or scores on this data may mislead.
-        shared: Pairs of splits with texts in common.
+        notes: Everything unusual about the data set as a whole, one sentence each.
         images: The check of the images; None if no images folder was given.
     """
 
@@ -86,11 +67,7 @@ class Report:
     recognised: str | None
     differences: tuple[Difference, ...]
     splits: tuple[SplitReport, ...]
-    absent: tuple[str, ...]
-    other_types: tuple[str, ...]
-    merged_types: Mapping[str, Mapping[str, int]]
-    warnings: tuple[str, ...]
-    shared: tuple[SharedTexts, ...]
+    notes: tuple[str, ...]
     images: ImageFaults | None
 
 
@@ -103,7 +80,7 @@ def render(report: Report) -> str:
     ]
     lines += ["", *_table(report.splits), ""]
     lines.append("Entities are B- tags (strict IOB2); lenient ones are counted as seqeval does.")
-    notes = [*_data_set_notes(report), *(n for s in report.splits for n in _split_notes(s))]
+    notes = [*report.notes, *(note for split in report.splits for note in _split_notes(split))]
     lines += ["", *notes] if notes else []
     lines += ["", *_images(report.images)] if report.images else []
     return "\n".join(lines)
@@ -126,7 +103,7 @@ def _table(splits: Iterable[SplitReport]) -> list[str]:
         ("words", [s.words for s in splits]),
         ("images", [s.images for s in splits]),
         *(
-            (f"posts with {_count(n, 'image')}", [s.posts_by_images.get(n, 0) for s in splits])
+            (f"posts with {n} image{'s' * (n != 1)}", [s.posts_by_images.get(n, 0) for s in splits])
             for n in numbers
         ),
         *((kind, [s.strict.get(kind, 0) for s in splits]) for kind in types),
@@ -136,22 +113,6 @@ def _table(splits: Iterable[SplitReport]) -> list[str]:
     ]
     lines = [f"{'':20}" + "".join(f"{s.name:>10}" for s in splits)]
     return lines + [f"{name:20}" + "".join(f"{n:>10,}" for n in row) for name, row in rows]
-
-
-def _data_set_notes(report: Report) -> Iterable[str]:
-    yield from (f"There is no {name} split." for name in report.absent)
-    yield from report.warnings
-    if report.other_types:
-        yield f"Entity types beside {', '.join(TYPES)}: {', '.join(report.other_types)}"
-    for kind, names in report.merged_types.items():
-        counts = ", ".join(f"{name} ({_count(times, 'tag')})" for name, times in names.items())
-        yield f"Types read as {kind}: {counts}"
-    for pair in report.shared:
-        first, second = pair.splits
-        yield (
-            f"{second}: posts whose text is in {first} too: {pair.posts:,}"
-            f" ({_some(pair.examples, pair.posts)})"
-        )
 
 
 def _split_notes(s: SplitReport) -> Iterable[str]:
@@ -176,19 +137,16 @@ def _images(images: ImageFaults) -> Iterable[str]:
         f" files that no post names: {images.unused:,}"
     )
     if images.missing:
-        yield f"  missing: {_some(images.missing, len(images.missing))}"
+        yield f"  missing: {some(images.missing, len(images.missing))}"
     yield from (f"  {note}" for note in images.notes)
     for name, files in images.ambiguous[:EXAMPLES]:
-        yield f"  {name} fits several files with different bytes: {_some(files, len(files))}"
+        yield f"  {name} fits several files with different bytes: {some(files, len(files))}"
     yield from (f"  unreadable: {name}: {why}" for name, why in images.unreadable[:EXAMPLES])
     if len(images.unreadable) > EXAMPLES:
         yield f"  … and {len(images.unreadable) - EXAMPLES:,} more unreadable ones"
 
 
-def _some(names: Iterable[str], of: int) -> str:
+def some(names: Iterable[str], of: int) -> str:
+    """Return a list of a few names, and how many more there are."""
     names = tuple(names)[:EXAMPLES]
     return ", ".join(names) + (f" and {of - len(names):,} more" if of > len(names) else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
