@@ -2,6 +2,7 @@
 
     python tools/cache_fuzz.py --seconds 600 --record benchmarks/results/cache_hostile.md
     python tools/cache_fuzz.py --seconds 600 --libhdf5
+    python tools/cache_fuzz.py --seconds 600 --step 997 --untrusted
 
 Every case must end in one of our errors or in a read; never in another exception, a crash, a hang
 (10 s) or 2 GiB of memory. A short form of this runs in the tests. With `--libhdf5` the same files
@@ -34,9 +35,11 @@ from mnerfeat.cache import (
     CacheWriter,
     FeatureCache,
     FeatureRows,
+    ImportConfig,
     Provenance,
     TableRows,
     content_id,
+    import_features,
     info,
     pack,
     pair_id,
@@ -78,6 +81,31 @@ def exercise_writing(path: Path) -> None:
             _told(error)
     if path.exists():
         assert verify(path) == []
+
+
+def exercise_untrusted(path: Path) -> str:
+    """Read a file as one from a stranger: only the child process that reads it may crash.
+
+    Returns:
+        What became of `verify --untrusted` and of an import from it.
+    """
+    signal.alarm(180)  # the child has a time limit of its own
+    ends = []
+    with tempfile.TemporaryDirectory() as folder:
+        names = Path(folder) / "names.txt"
+        names.write_text("nothing.jpg")
+        config = ImportConfig(
+            feature="theirs", provenance={"from": "a stranger"}, data="images", names=str(names)
+        )
+        for act in (
+            lambda: "faults" if verify(path, untrusted=True) else "sound",
+            lambda: import_features(Path(folder) / "ours.h5", [path], config, seconds=20).rows,
+        ):
+            try:
+                ends.append(str(act()))
+            except MnerfeatError as error:
+                ends.append("child crashed" if "crashed" in error.what else _told(error))
+    return f"verify {ends[0]}, import {ends[1]}"
 
 
 def _told(error: MnerfeatError) -> str:
@@ -370,12 +398,17 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=1, help="of the bytes that are damaged in turn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--libhdf5", action="store_true", help="open them with libhdf5 instead")
+    parser.add_argument(
+        "--untrusted", action="store_true", help="read them by verify --untrusted and import"
+    )
     parser.add_argument("--record", type=Path, help="append the table to this file")
     chosen = parser.parse_args()
     start = time.monotonic()
-    act = open_with_libhdf5 if chosen.libhdf5 else exercise
+    act = exercise_untrusted if chosen.untrusted else exercise
+    act = open_with_libhdf5 if chosen.libhdf5 else act
     ends = run(cases(chosen.seconds, chosen.step, random.Random(chosen.seed)), act)
     reader = f"libhdf5 {h5py.version.hdf5_version}" if chosen.libhdf5 else "mnerfeat.cache"
+    reader += ", files from strangers" if chosen.untrusted else ""
     counted = f"{sum(ends.values()):,} files in {time.monotonic() - start:,.0f} s"
     lines = [
         f"## {reader}",

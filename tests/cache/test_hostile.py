@@ -66,6 +66,12 @@ def test_damage_with_checksums_put_right(path: Path, seed: int) -> None:
         fuzz.exercise(path)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_a_file_from_a_stranger_ends_its_child_at_worst(path: Path, seed: int) -> None:
+    path.write_bytes(fuzz.damaged(DATA, random.Random(seed)))
+    assert fuzz.exercise_untrusted(path).startswith("verify ")
+
+
 # What can be done to a cache with an HDF5 library, each at a random place.
 
 Edit = Callable[[h5py.File, random.Random], None]
