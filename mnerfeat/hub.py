@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,19 @@ TOKENIZER_FILES: Final = (*VOCABULARIES, "merges.txt", "tokenizer_config.json",
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 _HUB_TIMEOUT = 10.0  # seconds until the hub counts as unreachable
+
+
+_local_only: ContextVar[bool] = ContextVar("local_only", default=False)
+
+
+@contextlib.contextmanager
+def local_only() -> Iterator[None]:
+    """Download nothing in this context: a model that is not on this machine is an error."""
+    token = _local_only.set(True)
+    try:
+        yield
+    finally:
+        _local_only.reset(token)
 
 
 def is_hub_id(reference: str) -> bool:
@@ -47,10 +61,12 @@ def download(
     from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
 
     id_, _, revision = reference.partition("@")
-    with contextlib.suppress(LocalEntryNotFoundError):
+    with _hub_errors(reference, option), contextlib.suppress(LocalEntryNotFoundError):
         here = Path(snapshot_download(id_, revision=revision or None, local_files_only=True))
         if any(_has_any(here, group) for group in weights):
             return here
+    if _local_only.get():
+        raise ModelError(f"{option}: {reference} is not on this machine")
     logger.info("downloading %s from the Hugging Face hub", reference)
     for group in weights:
         with _hub_errors(reference, option):
@@ -86,14 +102,32 @@ def _hub_errors(reference: str, option: str) -> Iterator[None]:
             f"{option}: the hub has no model {id_!r}, or you have no access to it",
             hint="check the id; for a gated model, log in with `hf auth login`",
         ) from error
-    except (errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise ModelError(f"{option}: {reference!r} cannot be downloaded: {error}") from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(
+            f"{option}: {id_} has no version {reference.partition('@')[2]!r}",
+            hint="name a branch, tag or commit of the model on the hub",
+        ) from error
+    except errors.HFValidationError as error:
+        raise ModelError(
+            f"{option}: {reference!r} is neither a folder nor a hub id",
+            hint=f"name a model with --{option}: a folder, or an id such as ORG/NAME",
+        ) from error
     except (errors.HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             f"{option}: {reference} is not on this machine and the Hugging Face hub cannot be "
-            f"reached ({reason[0]})",
+            f"reached ({_reason(error)})",
             hint=f"on a machine with a network, `hf download {id_} --local-dir "
             f"{id_.split('/')[-1]}`; copy that folder here and name it with --{option}. Or use "
             "--preset tiny, whose models are part of this package",
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return why the hub cannot be reached: the innermost cause in one line."""
+    from huggingface_hub import constants  # noqa: PLC0415
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

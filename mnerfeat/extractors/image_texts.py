@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BERT: Final = ModelOption(name="bert", base="bert-base-uncased", tiny=packaged("text"))
+BERT: Final = ModelOption(name="bert", base="google-bert/bert-base-uncased", tiny=packaged("text"))
 _TEXT = "text"
 _PADDING = -1
 

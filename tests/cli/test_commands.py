@@ -106,6 +106,11 @@ def test_doctor_looks_without_downloading(program: Program) -> None:
     assert "✓ vit: " in result.out
     base = program("doctor")
     assert "google/vit-base-patch16-224" in base.out
+    assert "downloading" not in base.err
+    # What is missing is told in short, and an unreachable hub once.
+    models = base.out[base.out.index("models of the preset") :].splitlines()[1:-1]
+    assert max(map(len, models)) < 200
+    assert base.out.count("cannot be reached") <= 1, base.out
 
 
 def test_data_check_counts(program: Program) -> None:
