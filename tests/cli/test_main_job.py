@@ -88,7 +88,7 @@ def test_new_posts_are_predicted_after_extracting_what_the_cache_lacks(
     assert program("train", "--epochs", "1").code == 0
     lacking = program("predict", "--posts", "data/test.jsonl")
     assert lacking.code == 1
-    assert "knows none of the" in lacking.err
+    assert "contains none of the" in lacking.err
     done = program("predict", "--posts", "data/test.jsonl", "--images", "new")
     assert done.code == 0, done.err
     assert len(done.out.splitlines()) == 12
