@@ -6,7 +6,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,7 @@ from typing import Self, TypeVar
 import numpy as np
 
 from mnerfeat.cache.feature import Feature
-from mnerfeat.cache.names import Resolution, normalise_name, resolve_names
+from mnerfeat.cache.names import Resolution, resolve_names
 from mnerfeat.cache.rows import NameComparison, Rows
 from mnerfeat.cache.schema import TABLES, encode_name, text_id
 from mnerfeat.cache.sealed import SealedFile, open_sealed
@@ -283,26 +282,24 @@ class FeatureCache:
             namesakes: As in `resolve_names`.
 
         Returns:
-            (k,) int64 rows, -1 for names that lead to no image or to several; and how each was
-            found.
+            (k,) int64 rows, -1 for names that lead to no image or to several; and how those names
+            were resolved that are not stored as they stand.
         """
         names = list(names)
         rows = self.images.find_names(names)
-        exact = {name for name, row in zip(names, rows.tolist(), strict=True) if row >= 0}
-        lost = [name for name in dict.fromkeys(names) if name not in exact]
+        lost = np.flatnonzero(rows < 0).tolist()
         stored = dict(self.images.names()) if lost else {}
         resolution = resolve_names(
-            lost,
+            (names[i] for i in lost),
             stored,
             other_names=other_names,
             namesakes=namesakes,
             same=lambda several: len({stored[name] for name in several}) == 1,
         )
-        for i in np.flatnonzero(rows < 0).tolist():
+        for i in lost:
             if names[i] in resolution.found:
                 rows[i] = stored[resolution.found[names[i]]]
-        found = {name: normalise_name(name) for name in names if name in exact}
-        return rows, replace(resolution, found={**found, **resolution.found})
+        return rows, resolution
 
     def text_rows(self, texts: Iterable[str]) -> Rows:
         """Return the rows of texts, -1 for texts that the cache does not hold.
