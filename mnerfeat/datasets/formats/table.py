@@ -91,13 +91,13 @@ def _words_between_spaces(text: str) -> Iterator[Word]:
 
 
 def _images(cell: str) -> tuple[str, ...]:
-    names: object = cell.split(";") if cell.strip() else []
+    names: object = [name.strip() for name in cell.split(";")] if cell.strip() else []
     if cell.startswith("["):
         try:
             names = json.loads(cell)
         except ValueError:
             names = None
-    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
+    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
         raise DataError(f"'images' is {shown(cell)}; wanted file names with ';' between them")
     return tuple(clean_text(name) for name in names)
 
@@ -180,8 +180,10 @@ def _write(posts: Sequence[Post], delimiter: str) -> str:
 
 
 def _image_cell(names: Sequence[str]) -> str:
-    plain = not any(";" in name or name.startswith("[") or not name.strip() for name in names)
-    return ";".join(names) if plain else json.dumps(names, ensure_ascii=False)
+    """Return names with `;` between them, or as JSON if they would not be read back."""
+    cell = ";".join(names)
+    plain = not cell.startswith("[") and cell.split(";") == [name.strip() for name in names]
+    return cell if plain or not names else json.dumps(names, ensure_ascii=False)
 
 
 def _spans(post: Post) -> Iterator[str]:

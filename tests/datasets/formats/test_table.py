@@ -26,7 +26,7 @@ def test_spans_of_characters_become_tags(tmp_path: Path) -> None:
         id="7",
         words=("Kawhi", "Leonard", "wins", ",", "#", "Rio"),
         tags=("B-PER", "I-PER", "O", "O", "O", "B-LOC"),
-        images=("a.jpg", " b.jpg"),
+        images=("a.jpg", "b.jpg"),
     )
     assert one.offsets == ((0, 5), (6, 13), (14, 18), (18, 19), (20, 21), (21, 24))
     assert two == Post(id="8", words=("a", '"', "b", '"', "c"), tags=("O",) * 5)
