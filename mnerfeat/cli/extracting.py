@@ -1,16 +1,34 @@
 """`mnerfeat extract`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from mnerfeat.cli.options import Cache, Preset, Set, settings
 
 
 def register(app: typer.Typer) -> None:
     """Add `extract` to the program."""
-    app.command("extract")(extract_command)
+    app.command("extract", cls=ExtractCommand)(extract_command)
+
+
+class ExtractCommand(TyperCommand):
+    """Lists the registered extractors in its help, without importing them for other commands."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        from mnerfeat.extractors.registry import DEFAULT_EXTRACTORS, EXTRACTORS
+
+        known = [f"{name} ({factory.help})" for name, factory in EXTRACTORS.items()]
+        for parameter in self.params:
+            if isinstance(parameter, TyperOption) and parameter.name == "features":
+                parameter.help = (
+                    f"Features to extract, separated by commas: {', '.join(known)}, reward (by a "
+                    f"trained discriminator).  [default: {','.join(DEFAULT_EXTRACTORS)}]"
+                )
+        super().format_help(ctx, formatter)
 
 
 def extract_command(
@@ -32,8 +50,7 @@ def extract_command(
         str | None,
         typer.Option(
             "--features",
-            help="Features to extract, of vit, clip, quality, reward, grid, regions, tags, caption."
-            "  [default: vit,clip,quality]",
+            help="Features to extract, separated by commas.",
         ),
     ] = None,
     vit: Annotated[

@@ -1,6 +1,7 @@
 """Configuration of a run of extraction."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -30,9 +31,8 @@ class ExtractConfig:
     """Cache file for the features; created if it does not exist."""
 
     features: tuple[str, ...] = DEFAULT_EXTRACTORS
-    """Features to extract: vit ([CLS] vectors), clip (embeddings of images and of posts' texts),
-    quality; reward (of posts' texts with their images, by a trained discriminator); for DPE-MNER,
-    grid (ResNet cells), regions (the grids of three boxes), tags (of objects) and caption."""
+    """Features to extract, by extractor (`mnerfeat extract --help` lists them), and reward: the
+    rewards of posts' texts with their images, by a trained discriminator."""
 
     preset: str = "base"
     """Models: base (the papers' backbones, downloaded) or tiny (in the package, offline)."""
@@ -67,6 +67,9 @@ class ExtractConfig:
 
     regions: Path | None = None
     """JSONL file of boxes (image, boxes in pixels, XYXY), instead of a detector."""
+
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Models and files of extractors whose options have no line of their own here, by option."""
 
     discriminator: Path = Path("discriminator")
     """Folder of the discriminator for rewards; `mnerfeat rank train` makes one."""
@@ -113,6 +116,11 @@ class ExtractConfig:
                     f"{name}: {', '.join(map(repr, unknown)) or 'nothing given'}; choose from: "
                     f"{', '.join(known)}"
                 )
+        strange = sorted(set(self.models) - set(OPTIONS))
+        if strange:
+            raise ConfigError(
+                f"models: unknown {', '.join(strange)}; choose from: {', '.join(OPTIONS)}"
+            )
         for name, least in (("batch_size", 1), ("workers", 0), ("image_timeout", 0.1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -137,7 +145,7 @@ class ExtractConfig:
         """
         options = ExtractorOptions(
             preset=self.preset,
-            given={name: getattr(self, name) for name in OPTIONS},
+            given=self._given(),
             dtype=np.dtype(self.dtype),
             numerics=self.numerics,
         )
@@ -149,4 +157,7 @@ class ExtractConfig:
 
     def references(self) -> dict[str, str]:
         """Return the models and files named here, for a run to record (see `extractors_of`)."""
-        return references_of({name: getattr(self, name) for name in OPTIONS})
+        return references_of(self._given())
+
+    def _given(self) -> dict[str, str | Path | None]:
+        return {name: getattr(self, name, None) or self.models.get(name) for name in OPTIONS}

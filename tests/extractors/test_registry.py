@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from mnerfeat.cache import Provenance
-from mnerfeat.errors import ModelError, ProvenanceError
+from mnerfeat.cli.app import app
+from mnerfeat.errors import ConfigError, ModelError, ProvenanceError
 from mnerfeat.extraction.config import ExtractConfig
-from mnerfeat.extractors.base import Extractor
-from mnerfeat.extractors.registry import EXTRACTORS, extractors_of
+from mnerfeat.extractors.base import Extractor, ExtractorFactory, ModelOption
+from mnerfeat.extractors.registry import EXTRACTORS, OPTIONS, extractors_of
+from mnerfeat.extractors.vit import VitExtractor
 from tests.extractors.conftest import Models
 from tests.extractors.random_models import RandomModels, save_models
 
@@ -125,6 +127,33 @@ def test_a_record_that_leads_elsewhere_does_no_harm_to_a_model_known_by_name(
     assert found.provenance == made.provenance
 
 
-def test_every_option_of_an_extractor_can_be_configured() -> None:
-    fields = ExtractConfig.__dataclass_fields__
-    assert {o.name for factory in EXTRACTORS.values() for o in factory.options} <= set(fields)
+def test_one_line_in_the_dict_adds_an_extractor(
+    models: Models, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    depth = ModelOption(name="depth", base="org/depth")
+    factory = ExtractorFactory(
+        help="depth of the scene",
+        options={depth: "model"},
+        make=lambda o: VitExtractor(o.model(depth), dtype=o.dtype, numerics=o.numerics),
+    )
+    monkeypatch.setitem(EXTRACTORS, "depth", factory)
+    monkeypatch.setitem(OPTIONS, "depth", depth)  # the module computes it from the dict
+    config = ExtractConfig(features=("depth",), models={"depth": str(models.vit)})
+    (made,) = config.extractors()
+    assert made.features
+    assert config.references() == {"depth": str(models.vit)}
+    with pytest.raises(SystemExit):
+        app(["extract", "--help"])
+    assert "depth of the" in capsys.readouterr().out
+
+
+def test_the_help_lists_every_extractor(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        app(["extract", "--help"])
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert [name for name in EXTRACTORS if f"{name} (" not in told] == []
+
+
+def test_a_model_of_no_extractor_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"unknown dpeth; choose from: .*vit"):
+        ExtractConfig(models={"dpeth": "org/depth"})
