@@ -2,14 +2,17 @@
 
 World `one`: posts have one image at most, as in the data sets that DPE-MNER was made for. World
 `images`: up to four, where the head has to find the telling one; that of the other benchmarks.
-Captions, tags and boxes are those that the world writes. The epoch and the threshold are chosen on
-dev; test is scored once per seed. Beside F1, each training reports recall of spans by number of
-gold entities, F1 with one view swapped for another post's, and F1 by number of reasoning steps.
+World `views`: exactly one of an image's four representations tells the type, and many posts have a
+misleading image beside the telling one. Captions, tags and boxes are those that the world writes.
+The epoch and the threshold are chosen on dev; test is scored once per seed. Beside F1, each
+training reports recall of spans by number of gold entities, F1 with one view swapped for another
+post's, F1 by number of reasoning steps, and how well relevance tells the telling images.
 
     python benchmarks/toy_dpe.py --world one
     python benchmarks/toy_dpe.py --world images --fusion-lr 4e-4
+    python benchmarks/toy_dpe.py --world views --seeds 1 2 3 4 5
 
-writes `benchmarks/results/toy_dpe_one.md` and `toy_dpe_images.md`. With `--scores FILE`, an
+write `benchmarks/results/toy_dpe_one.md` and so on. With `--scores FILE`, an
 interrupted run continues, and several runs may share the work: a training is done again only if
 no line of the file has the same world, head, options and seed.
 """
@@ -45,10 +48,14 @@ from mnerfeat.heads.dpe.head import DiffusionHead
 from mnerfeat.heads.iqcr import IqcrConfig
 from mnerfeat.heads.text_only import TextOnlyConfig
 from mnerfeat.tagger import Tagger
-from mnerfeat.toy import Mixture, World, make_world
+from mnerfeat.toy import Mixture, ViewMixture, World, make_world
 from mnerfeat.training import TrainingConfig
 
-WORLDS: Mapping[str, Mixture] = {"one": Mixture(images=(1.0,)), "images": Mixture()}
+WORLDS: Mapping[str, Mixture | ViewMixture] = {
+    "one": Mixture(images=(1.0,)),
+    "images": Mixture(),
+    "views": ViewMixture(),
+}
 
 FULL = "DPE-MNER"
 HEADS: Mapping[str, HeadConfig] = {
@@ -121,7 +128,9 @@ def main(argv: Sequence[str] | None = None) -> Found:
         )
         cache, runs = Path(folder) / "features.h5", Path(folder) / "runs"
         done = chosen.scores or Path(folder) / "scores.jsonl"
-        look(world, cache)
+        columns = {column for name in chosen.heads for column in HEADS[name].columns}
+        if "vit_cls" in columns:
+            look(world, cache)
         extract_views(world, cache)
         for name in chosen.heads:
             head = HEADS[name]
@@ -189,8 +198,9 @@ def measure(
         found["threshold"] = float(tagger.head.threshold)
         found["steps"] = {steps: with_steps(tagger, steps, posts, images) for steps in STEPS}
     if isinstance(head, DpeConfig):
+        found["auc"] = relevance_auc(tagger, world, images)
         found["swapped"] = {
-            view: f1(tagger, posts, cast("VisionTable", Swapped(images, columns)))
+            view: f1(tagger, posts, Swapped(images, columns))
             for view, columns in VIEWS.items()
             if columns[0] in head.columns
         }
@@ -210,6 +220,24 @@ def span_recall(tagger: Tagger, posts: Sequence[Post], images: VisionTable) -> d
     }
 
 
+def relevance_auc(tagger: Tagger, world: World, images: VisionTable) -> float | None:
+    """Return how well relevance tells telling images from all others, 0.5 to 1; None if it cannot.
+
+    It is the chance that a telling image has a higher relevance than another image.
+    """
+    toys = world.splits["test"]
+    told: dict[bool, list[float]] = {True: [], False: []}
+    tagged = tagger.tag([toy.post for toy in toys], images)
+    for toy, found in zip(toys, tagged, strict=True):
+        for image, values in zip(toy.images, found.images, strict=True):
+            if values is not None and "relevance" in values:
+                told[image.role == "telling"].append(float(values["relevance"]))
+    if not told[True] or not told[False]:
+        return None
+    wins = [(a > b) + (a == b) / 2 for a in told[True] for b in told[False]]
+    return statistics.fmean(wins)
+
+
 def with_steps(tagger: Tagger, steps: int, posts: Sequence[Post], images: VisionTable) -> float:
     """Return F1 with another number of reasoning steps."""
     head = cast("DiffusionHead", tagger.head)
@@ -221,7 +249,7 @@ def with_steps(tagger: Tagger, steps: int, posts: Sequence[Post], images: Vision
         head.diffusion = usual
 
 
-class Swapped:
+class Swapped(VisionTable):
     """A table of images in which one view is that of the next post with images.
 
     Args:
@@ -254,7 +282,7 @@ class Swapped:
 
 
 def record(found: Found, world: World, training: TrainingConfig, chosen: argparse.Namespace) -> str:
-    rows, recalls, steps, swaps = [], [], [], []
+    rows, recalls, steps, swaps, aucs = [], [], [], [], []
     full = found.get(FULL, {})
     for name, seeds in found.items():
         values = [one["f1"] for one in seeds.values()]
@@ -271,6 +299,10 @@ def record(found: Found, world: World, training: TrainingConfig, chosen: argpars
         if "steps" in some[0]:
             cells = [spread([one["steps"][key] for one in some]) for key in some[0]["steps"]]
             steps.append(f"| {name} | {' | '.join(cells)} |")
+        known = [one["auc"] for one in some if one.get("auc") is not None]
+        if known:
+            each = ", ".join(f"{value:.3f}" for value in known)
+            aucs.append(f"| {name} | {statistics.fmean(known):.3f} | {each} |")
         if "swapped" in some[0]:
             cost = {
                 view: statistics.fmean(one["swapped"][view] - one["f1"] for one in some)
@@ -309,6 +341,12 @@ def record(found: Found, world: World, training: TrainingConfig, chosen: argpars
             f"| head | {' | '.join(VIEWS)} |",
             f"|---|{'---|' * len(VIEWS)}",
             *swaps,
+            "",
+            "Relevance (eq. 4) of telling images against all others, area under the ROC curve:",
+            "",
+            "| head | mean | by seed |",
+            "|---|---|---|",
+            *aucs,
             "",
             f"- World: `{chosen.world}`, seed {config.seed}, {sizes} posts.",
             f"- Noisy spans: {chosen.spans}.",

@@ -1,9 +1,11 @@
 """`mnerfeat toy` and `mnerfeat settings`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+ToyWorld = Literal["images", "views"]
 
 
 def register(app: typer.Typer) -> None:
@@ -17,7 +19,15 @@ def toy_command(
     train: Annotated[int | None, typer.Option("--train", help="Posts to train on.")] = None,
     dev: Annotated[int | None, typer.Option("--dev", help="Posts to select on.")] = None,
     test: Annotated[int | None, typer.Option("--test", help="Posts to score on.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Another seed, another world.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Random seed.")] = None,
+    world: Annotated[
+        ToyWorld,
+        typer.Option(
+            "--world",
+            help="What tells an entity's type: one of the post's "
+            "images, or one view of an image (grid, regions, caption or tags).",
+        ),
+    ] = "images",
 ) -> None:
     """Draw a small world to try everything on, offline.
 
@@ -25,12 +35,17 @@ def toy_command(
     chooses the tiny backbones that come with the package.
     """
     from mnerfeat.config import build
-    from mnerfeat.toy import WorldConfig, make_world
+    from mnerfeat.toy import Mixture, ViewMixture, WorldConfig, make_world
 
-    given = {"train": train, "dev": dev, "test": test, "seed": seed}
+    mixture = ViewMixture() if world == "views" else Mixture()
+    given = {"train": train, "dev": dev, "test": test, "seed": seed, "mixture": mixture}
     make_world(folder, **vars(build(WorldConfig, "toy", given)))
+    views = world == "views"
+    features = " --features grid,regions,tags,caption" if views else ""
+    head = "dpe" if views else "iqcr"
     typer.echo(
-        f"next: cd {folder} && mnerfeat extract --images images && mnerfeat train --head iqcr"
+        f"next: cd {folder} && mnerfeat extract --images images{features} && "
+        f"mnerfeat train --head {head}"
     )
 
 

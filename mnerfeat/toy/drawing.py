@@ -86,25 +86,40 @@ class Scene:
         return left
 
 
+Thing = tuple[str, float, float, float]
+"""A figure or prop: its name, its centre x and y, and half its side; shares of the image's side."""
+
+
 def draw(scene: Scene) -> tuple[Pixels, list[tuple[str, Box]]]:
-    """The picture of a scene.
+    """Draw the picture of a scene.
 
     Returns:
         Pixels, (`SIDE`, `SIDE`, 3) uint8 RGB in [0, 255], and what stands where: the figure
         first, then the left and the right prop, each a name and a box in pixels, XYXY.
     """
+    across, down = scene.place
+    figure = (scene.kind, across / 100, down / 100, scene.size / 100)
+    return draw_things(scene, [figure, *prop_things(scene)])
+
+
+def prop_things(scene: Scene) -> list[Thing]:
+    """Return the props of a scene, in its lower corners."""
+    left, right = scene.props
+    return [(left, 0.12, 0.86, 0.09), (right, 0.88, 0.86, 0.09)]
+
+
+def draw_things(scene: Scene, things: list[Thing]) -> tuple[Pixels, list[tuple[str, Box]]]:
+    """Draw things before the wall of a scene, one over the other, with the scene's damage.
+
+    Returns:
+        As `draw`; the boxes are those of the things, in the order given.
+    """
     rng = np.random.default_rng(scene.seed)
     canvas = _paint_wall(scene)
     ink, mark = _tones(scene, rng)
     objects = []
-    across, down = scene.place
-    half = scene.size / 100
-    things = [
-        (scene.kind, FIGURES[scene.type][scene.kind], across / 100, down / 100, half),
-        (scene.props[0], PROPS[scene.props[0]], 0.12, 0.86, 0.09),
-        (scene.props[1], PROPS[scene.props[1]], 0.88, 0.86, 0.09),
-    ]
-    for name, parts, x, y, radius in things:
+    for name, x, y, radius in things:
+        parts = FIGURES[KINDS[name]][name] if name in KINDS else PROPS[name]
         objects.append((name, _paint(canvas, parts, (x, y, radius), {"ink": ink, "mark": mark})))
     small = canvas.reshape(SIDE, _SCALE, SIDE, _SCALE, 3).sum(axis=(1, 3)) // (_SCALE * _SCALE)
     return degrade(small, scene.damage, rng), objects

@@ -147,14 +147,17 @@ def pick(choices: Sequence[T], rng: np.random.Generator) -> T:
     return choices[int(rng.integers(len(choices)))]
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """What a captioner would say of a scene: figure, wall, and what spoils it.
+def caption(scene: Scene, rng: np.random.Generator, *, figure: bool = True) -> str:
+    """Caption a scene as a captioner would: figure (unless left out), wall, and what spoils it.
 
     The wall's colour is named by any of its words, not the one that a post may use.
     """
     spoilt = [DAMAGE_WORDS[name] for name in DAMAGES if dict(scene.damage).get(name, 0) >= 50]
     picture = " ".join([*spoilt, "picture"])
     wall = f"{pick(WALL_WORDS[scene.wall], rng)} {scene.pattern} wall"
+    if not figure:
+        things = [_with_article(thing) for thing in (picture, wall, *scene.props)]
+        return "{} of {} with {} and {}".format(*things)
     things = [_with_article(thing) for thing in (picture, scene.kind, wall, *scene.props)]
     return "{} of {} before {} with {} and {}".format(*things)
 

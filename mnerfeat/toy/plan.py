@@ -7,7 +7,7 @@ wall and shows another type. No two images of a post show the same type, so coun
 nothing: only the hint and the quality together do.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -30,6 +30,9 @@ from mnerfeat.toy.language import (
 )
 
 Role = Literal["telling", "trap", "distractor"]
+View = Literal["grid", "regions", "caption", "tags"]
+Tagged = tuple[str, str]
+"""A word and its tag."""
 
 MOST_IMAGES = len(TYPES)
 """Images of a post all show different types."""
@@ -104,11 +107,13 @@ class ToyImage:
         name: File name in the images folder.
         scene: What it shows.
         role: What it is to its post.
+        view: The only representation that tells its type (`mnerfeat.toy.views`); None if all do.
     """
 
     name: str
     scene: Scene
     role: Role
+    view: View | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +200,41 @@ def light_damage(rng: np.random.Generator) -> tuple[tuple[Damage, int], ...]:
     return ((pick(DAMAGES, rng), int(rng.integers(5, 26))),)
 
 
+def assemble(
+    id_: str,
+    sentences: list[list[Tagged]],
+    wall: str | None,
+    images: list[ToyImage],
+    told: list[bool],
+    rng: np.random.Generator,
+) -> ToyPost:
+    """Put sentences together, with an opener and a hint at the wall.
+
+    Args:
+        id_: The post's id.
+        sentences: Words with their tags.
+        wall: The colour that the post hints at; None for no hint.
+        images: The images, in order.
+        told: See `ToyPost`.
+        rng: Draws opener and hint.
+    """
+    parts = [part for sentence in sentences for part in [sentence, [(".", "O")]]][:-1]
+    if wall is not None:
+        hint = pick(HINTS, rng).format(pick(WALL_WORDS[wall], rng))
+        hinted = [(word, "O") for word in hint.split()]
+        after = bool(rng.random() < 0.7)
+        parts = [*parts, [(",", "O")], hinted] if after else [hinted, [(":", "O")], *parts]
+    opener = [(word, "O") for word in pick(OPENERS, rng).split()]
+    tagged = [pair for part in [opener, *parts] for pair in part]
+    post = Post(
+        id=id_,
+        words=tuple(word for word, _ in tagged),
+        tags=tuple(tag for _, tag in tagged),
+        images=tuple(image.name for image in images),
+    )
+    return ToyPost(post=post, images=tuple(images), wall=wall, told=tuple(told))
+
+
 class _Planner:
     def __init__(self, share: Share, count: int, rng: np.random.Generator, mixture: Mixture):
         self.share = share
@@ -229,42 +269,19 @@ class _Planner:
                 told.insert(0, False)
         wall = pick(tuple(WALLS), self.rng)
         images = self._images(id_, self._image_count(), type_, wall)
-        return self._assemble(id_, sentences, wall, images, told)
+        return assemble(id_, sentences, wall, images, told, self.rng)
 
     def _cued_post(self, id_: str) -> ToyPost:
         # A hint would promise a telling image where there is none.
         images = self._images(id_, self._few_images(), None, None)
-        return self._assemble(id_, [self._cued_sentence()], None, images, [False])
+        return assemble(id_, [self._cued_sentence()], None, images, [False], self.rng)
 
     def _unnamed_post(self, id_: str) -> ToyPost:
         count = self._few_images()
         wall = pick(tuple(WALLS), self.rng) if count else None
         images = self._images(id_, count, pick(TYPES, self.rng) if count else None, wall)
-        return self._assemble(id_, [self._sentence(pick(SENTENCES[0], self.rng), [])], wall, images)
-
-    def _assemble(
-        self,
-        id_: str,
-        sentences: list[list[tuple[str, str]]],
-        wall: str | None,
-        images: list[ToyImage],
-        told: list[bool] | None = None,
-    ) -> ToyPost:
-        parts = [part for sentence in sentences for part in [sentence, [(".", "O")]]][:-1]
-        if wall is not None:
-            hint = pick(HINTS, self.rng).format(pick(WALL_WORDS[wall], self.rng))
-            hinted = [(word, "O") for word in hint.split()]
-            after = self._chance(0.7)
-            parts = [*parts, [(",", "O")], hinted] if after else [hinted, [(":", "O")], *parts]
-        opener = [(word, "O") for word in pick(OPENERS, self.rng).split()]
-        tagged = [pair for part in [opener, *parts] for pair in part]
-        post = Post(
-            id=id_,
-            words=tuple(word for word, _ in tagged),
-            tags=tuple(tag for _, tag in tagged),
-            images=tuple(image.name for image in images),
-        )
-        return ToyPost(post=post, images=tuple(images), wall=wall, told=tuple(told or []))
+        sentence = self._sentence(pick(SENTENCES[0], self.rng), [])
+        return assemble(id_, [sentence], wall, images, [], self.rng)
 
     def _cued_sentence(self) -> list[tuple[str, str]]:
         type_ = pick(TYPES, self.rng)

@@ -18,14 +18,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from mnerfeat.datasets import write_json_lines
 from mnerfeat.errors import ConfigError, DataError, StorageError
-from mnerfeat.toy.drawing import draw
-from mnerfeat.toy.language import Share, caption
+from mnerfeat.toy.language import Share
 from mnerfeat.toy.plan import Mixture, ToyPost, plan_posts
+from mnerfeat.toy.views import ViewMixture, plan_view_posts, render
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ class WorldConfig:
     test: int = 300
     """Posts to score on."""
 
-    mixture: Mixture = field(default_factory=Mixture)
+    mixture: Mixture | ViewMixture = field(default_factory=Mixture)
     """How often what happens."""
 
     def __post_init__(self) -> None:
@@ -134,7 +133,7 @@ def make_world(
     train: int = 1200,
     dev: int = 200,
     test: int = 300,
-    mixture: Mixture | None = None,
+    mixture: Mixture | ViewMixture | None = None,
 ) -> World:
     """Makes a toy world in a folder.
 
@@ -147,7 +146,8 @@ def make_world(
         train: Posts to train on.
         dev: Posts to select on.
         test: Posts to score on.
-        mixture: How often what happens; see `mnerfeat.toy.plan.Mixture`.
+        mixture: How often what happens: a `Mixture`, or a `ViewMixture` for the world in which
+            one representation of an image tells the type.
 
     Raises:
         ConfigError: A negative number.
@@ -173,14 +173,14 @@ def make_world(
 def plan_world(folder: Path, config: WorldConfig) -> World:
     """The world that `make_world` would write, without writing it."""
     sizes: dict[Share, int] = {"train": config.train, "dev": config.dev, "test": config.test}
-    return World(
-        folder=folder,
-        config=config,
-        splits={
-            split: plan_posts(count, seed=config.seed, share=split, mixture=config.mixture)
-            for split, count in sizes.items()
-        },
-    )
+    splits = {}
+    for split, count in sizes.items():
+        if isinstance(config.mixture, ViewMixture):
+            posts = plan_view_posts(count, seed=config.seed, share=split, mixture=config.mixture)
+        else:
+            posts = plan_posts(count, seed=config.seed, share=split, mixture=config.mixture)
+        splits[str(split)] = posts
+    return World(folder=folder, config=config, splits=splits)
 
 
 def _is_there(world: World, made_by: str) -> bool:
@@ -209,14 +209,11 @@ def _write(world: World, made_by: str) -> None:
     toys = [toy for posts in world.splits.values() for toy in posts]
     captions, tags, regions = [], [], []
     for image in (image for toy in toys for image in toy.images):
-        pixels, objects = draw(image.scene)
-        Image.fromarray(pixels).save(world.images / image.name, compress_level=1)
-        labels = [name for name, _ in objects]
-        words = [*labels, f"{image.scene.wall} wall", f"{image.scene.pattern} wall"]
-        told = caption(image.scene, np.random.default_rng([image.scene.seed, 1]))
-        captions.append({"image": image.name, "caption": told})
-        tags.append({"image": image.name, "tags": words})
-        boxes = [list(box) for _, box in objects]
+        shown = render(image)
+        Image.fromarray(shown.pixels).save(world.images / image.name, compress_level=1)
+        captions.append({"image": image.name, "caption": shown.caption})
+        tags.append({"image": image.name, "tags": list(shown.tags)})
+        boxes, labels = [list(box) for box in shown.boxes], list(shown.labels)
         regions.append({"image": image.name, "boxes": boxes, "labels": labels})
     rankings = []
     for toy in toys:

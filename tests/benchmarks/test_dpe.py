@@ -12,9 +12,9 @@ def test_the_toy_world_is_run_for_every_head_asked_for(
 ) -> None:
     toy_dpe = load("benchmarks/toy_dpe.py")
     record, done = tmp_path / "toy_dpe.md", tmp_path / "scores.jsonl"
-    sizes = ["--train", "12", "--dev", "4", "--test", "4", "--epochs", "1", "--spans", "6"]
-    heads = ["text-CRF", "BERT-Iterative", "DPE-MNER", "w/o DMF"]
-    asked = [*sizes, "--seeds", "1", "--heads", *heads]
+    sizes = ["--train", "8", "--dev", "2", "--test", "4", "--epochs", "1", "--spans", "6"]
+    heads = ["text-CRF", "BERT-Iterative", "DPE-MNER"]
+    asked = [*sizes, "--world", "views", "--seeds", "1", "--heads", *heads]
     asked += ["--record", str(record), "--scores", str(done)]
     found = toy_dpe.main(asked)
     assert list(found) == heads
@@ -26,6 +26,23 @@ def test_the_toy_world_is_run_for_every_head_asked_for(
     assert [again[name][1]["f1"] for name in heads] == [found[name][1]["f1"] for name in heads]
     with pytest.raises(TypeError):  # but for other options it is
         toy_dpe.main([*asked, "--spans", "7"])
+
+
+@pytest.mark.parametrize("head", ["iterative", "dpe"])
+def test_spans_are_followed_through_training(tmp_path: Path, head: str) -> None:
+    dpe_spans = load("benchmarks/dpe_spans.py")
+    record = tmp_path / "dpe_spans.md"
+    sizes = ["--train", "8", "--test", "6", "--batch", "4", "--steps", "4", "--every", "2"]
+    reports = dpe_spans.main(
+        ["--head", head, "--set", "spans=9", "pointer=relu", *sizes, "--record", str(record)]
+    )
+    assert [report.step for report in reports] == [2, 4]
+    for report in reports:
+        assert set(report.cosine) == {"pooled", "x_s", "H_m"}
+        assert all(-1 <= cosine <= 1.001 for cosine in report.cosine.values())
+    assert reports[0].stable is None
+    assert 0 <= reports[1].stable <= 1
+    assert f"# {head}, world `one`, spans=9 pointer=relu" in record.read_text("utf-8")
 
 
 def test_what_it_costs_is_measured_on_both_sides(shared: Path, tmp_path: Path) -> None:

