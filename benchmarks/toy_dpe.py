@@ -267,7 +267,7 @@ class Swapped(VisionTable):
     def __len__(self) -> int:
         return len(self.table)
 
-    def batch(self, posts: torch.Tensor) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+    def batch(self, posts: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return mask and columns; an image that the other post lacks keeps its own."""
         mask, own = self.table.batch(posts)
         other_mask, other = self.table.batch(self.other[posts])

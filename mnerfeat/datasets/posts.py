@@ -22,8 +22,8 @@ class Post:
     words: tuple[str, ...]
     tags: tuple[str, ...] | None = None
     images: tuple[str, ...] = ()
-    raw: str | None = field(default=None, compare=False)
-    offsets: tuple[tuple[int, int], ...] | None = field(default=None, compare=False)
+    raw: str | None = field(default=None, compare=False, repr=False)
+    offsets: tuple[tuple[int, int], ...] | None = field(default=None, compare=False, repr=False)
 
     @property
     def text(self) -> str:

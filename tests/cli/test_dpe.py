@@ -84,3 +84,14 @@ def test_a_caption_that_is_not_there_is_a_failed_image_and_bad_lines_stop_the_ru
     assert refused.code == 1
     assert "2 lines of bad.jsonl" in refused.err
     assert "bad.jsonl:2: not JSON" in refused.err
+
+
+def test_a_world_of_views_names_the_head_and_features_that_read_it(program: Program) -> None:
+    drawn = program("toy", "v", "--world", "views", "--train", "3", "--dev", "1", "--test", "1")
+    assert drawn.code == 0, drawn.err
+    assert "--features grid,regions,tags,caption" in drawn.out
+    assert "train --head dpe" in drawn.out
+    assert json.loads(Path("v/world.json").read_text())["mixture"]["world"] == "views"
+    other = program("toy", "v", "--train", "3", "--dev", "1", "--test", "1")
+    assert other.code == 1
+    assert "another toy world" in other.err
