@@ -57,7 +57,7 @@ DATA = ("data", "other_data")
 PENDING = {"next", "predict"}
 """Promises that are not kept yet, and so not checked."""
 
-COLOURS = st.integers(0, 5)
+COLOURS = st.integers(1, 6)
 name_ = st.sampled_from(NAMES)
 folder_ = st.sampled_from(FOLDERS)
 cache_ = st.sampled_from(CACHES)
@@ -108,7 +108,7 @@ class Project(RuleBasedStateMachine):
             "[train]\nepochs = 2\nbatch_size = 2\n"
             f'[text]\nencoder = "{self.encoder}"\n'
         )
-        for folder, name, colour in [("A", "1.jpg", 0), ("A", "2.jpg", 1), ("B", "1.jpg", 2)]:
+        for folder, name, colour in [("A", "1.jpg", 1), ("A", "2.jpg", 2), ("B", "1.jpg", 3)]:
             self.change(folder, name, colour)
         self.extract("A", CACHES[0])
 
