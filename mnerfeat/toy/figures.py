@@ -1,8 +1,8 @@
-"""The things that toy images show: twelve figures, three for each entity type.
+"""The figures in toy images: twelve, three for each entity type.
 
-A figure is a list of parts, painted one over the other. A part is a shape in the figure's own
-square, x to the right and y downwards, both in [-1, 1], and a tone. Shapes are tested point by
-point with comparisons and products only, so every machine paints the same pixels.
+A figure is a list of parts, painted in order. A part is a tone and a shape in a square with x to
+the right and y down, both in [-1, 1]. Shapes are evaluated point by point with comparisons and
+products only, so every machine paints the same pixels.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Part = tuple[Tone, Shape]
 
 
 def ellipse(x: float, y: float, rx: float, ry: float) -> Shape:
-    """The points of an ellipse around (x, y) with the half axes rx and ry."""
+    """Return an ellipse around (x, y) with semi-axes rx and ry."""
 
     def inside(u: Grid, v: Grid) -> Mask:
         a, b = (u - x) / rx, (v - y) / ry
@@ -30,7 +30,7 @@ def ellipse(x: float, y: float, rx: float, ry: float) -> Shape:
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> Shape:
-    """The points of an upright rectangle."""
+    """Return an axis-aligned rectangle."""
 
     def inside(u: Grid, v: Grid) -> Mask:
         mask: Mask = (u >= x0) & (u <= x1) & (v >= y0) & (v <= y1)
@@ -40,7 +40,7 @@ def box(x0: float, y0: float, x1: float, y1: float) -> Shape:
 
 
 def polygon(*corners: tuple[float, float]) -> Shape:
-    """The points of a convex polygon, its corners in clockwise order as seen on the screen."""
+    """Return a convex polygon; its corners are in clockwise order on the screen."""
 
     def inside(u: Grid, v: Grid) -> Mask:
         mask = np.ones(u.shape, dtype=np.bool_)
@@ -156,7 +156,7 @@ FIGURES: dict[str, dict[str, list[Part]]] = {
         ],
     },
 }
-"""By entity type and name of the figure, its parts."""
+"""Parts by entity type and figure."""
 
 PROPS: dict[str, list[Part]] = {
     "ball": [("ink", ellipse(0.0, 0.0, 0.9, 0.9))],
@@ -170,10 +170,10 @@ PROPS: dict[str, list[Part]] = {
         ("ink", box(-0.12, -0.1, 0.12, 0.95)),
     ],
 }
-"""Small things beside the figure; they tell nothing."""
+"""Small objects beside the figure, unrelated to the entity type."""
 
 TYPES: tuple[str, ...] = tuple(FIGURES)
 """The entity types of the toy world."""
 
 KINDS: dict[str, str] = {kind: type_ for type_, kinds in FIGURES.items() for kind in kinds}
-"""By name of the figure, the entity type it shows."""
+"""Entity type by figure."""
