@@ -170,6 +170,8 @@ class FeatureCache:
         """
         check_features(caches)
         view = cls.of_files(caches[0].path, [file for cache in caches for file in cache.files])
+        together = "\n".join(dict.fromkeys(cache.cache_id for cache in caches))
+        view.cache_id = hashlib.sha256(together.encode()).hexdigest()[:32]
         view.foreign = tuple(part for cache in caches for part in cache.foreign)
         view._set_reopen(functools.partial(_reopen_joined, [cache._reopen for cache in caches]))
         return view
@@ -185,7 +187,9 @@ class FeatureCache:
         self.path = path
         self.files = tuple(files)
         self.foreign = tuple(file.path for file in foreign)
-        self.cache_id = _identity(files)
+        # Without the `.h5` file, the newest part says which cache it is: see `split_foreign`.
+        first = next((file for file in files if file.path == path), files[-1] if files else None)
+        self.cache_id = first.cache_id if first else ""
         self._reopen: Callable[[], FeatureCache] = functools.partial(
             reopen, path, [file.uuid for file in self.files]
         )
@@ -397,15 +401,6 @@ def check_features(caches: Sequence[FeatureCache]) -> None:
         )
     if kinds:
         raise CacheError("these features differ in kind:", faults=kinds)
-
-
-def _identity(files: Sequence[SealedFile]) -> str:
-    identities = list(dict.fromkeys(file.cache_id for file in files if file.version > 1))
-    if not identities:
-        return files[0].cache_id if files else ""
-    if len(identities) == 1:
-        return identities[0]
-    return hashlib.sha256("\n".join(identities).encode()).hexdigest()[:32]
 
 
 def _open_all(path: Path) -> tuple[list[SealedFile], list[SealedFile]]:

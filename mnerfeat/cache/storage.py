@@ -82,8 +82,10 @@ def replacing(path: Path, *, new: bool = False) -> Iterator[AtomicFile]:
                 _name_new(temporary, path)
             else:
                 temporary.replace(path)
-        finally:
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
+        finally:
             os.close(descriptor)
         # A part may have been packed by now, and its folder removed: it is safe elsewhere then.
         with contextlib.suppress(FileNotFoundError):
@@ -114,6 +116,8 @@ def _name_new(temporary: Path, path: Path) -> None:
     """
     try:
         os.link(temporary, path)
+        with contextlib.suppress(OSError):  # the next sweep removes it
+            temporary.unlink()
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links

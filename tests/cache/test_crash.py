@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mnerfeat.cache import packing, storage
+from mnerfeat.cache import storage
+from mnerfeat.cache.maintenance import pack as packing
 from tests.scripts import load
 
 crash = load("tools/cache_crash.py")

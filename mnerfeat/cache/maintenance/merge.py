@@ -12,6 +12,7 @@ from mnerfeat.cache.maintenance.pack import (
     Progress,
     locked,
     parts_of,
+    remove_absorbed,
     remove_parts,
     rewrite,
     table_content,
@@ -82,6 +83,7 @@ def merge(
         caches = [FeatureCache(source) for source in paths]
         _check_target(path, paths)
         check_features(caches)
+        remove_absorbed(FeatureCache(path, missing_ok=True))
         names = _merged_names(caches, prefixes)
         merged = FeatureCache.of_files(path, [file for cache in caches for file in cache.files])
         counter = Counter(progress)

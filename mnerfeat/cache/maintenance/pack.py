@@ -81,10 +81,8 @@ def pack(path: str | PathLike[str], progress: Progress | None = None) -> None:
         return
     with locked(path):
         cache = FeatureCache(path, missing_ok=True)
-        base = next((file for file in cache.files if file.path == path), None)
-        if base:
-            remove_parts([parts_folder(path) / f"part-{uuid}.h5" for uuid in base.absorbed])
-        if any(file is not base or file.version < FORMAT_VERSION for file in cache.files):
+        remove_absorbed(cache)
+        if any(file.path != path or file.version < FORMAT_VERSION for file in cache.files):
             seal(cache, progress=progress)
 
 
@@ -131,6 +129,7 @@ def seal(
     Raises:
         StorageError: If it cannot be written; the cache is then as it was.
     """
+    remove_absorbed(cache)
     counter = Counter(progress)
     parts = parts_of(cache.path, cache.files)
     rewrite(
@@ -263,6 +262,20 @@ def _feature(feature: Feature, rows: Rows, counter: Counter) -> FeatureContent:
 def parts_of(path: Path, files: Sequence[SealedFile]) -> list[SealedFile]:
     """Return those files that are parts of the cache at `path`."""
     return [file for file in files if file.path.parent == parts_folder(path)]
+
+
+def remove_absorbed(cache: FeatureCache) -> None:
+    """Remove parts that a killed pack left behind; `locked` must be held.
+
+    A file that is written next does not name them, and they would count as new.
+
+    Raises:
+        StorageError: If that is not allowed.
+    """
+    folder = parts_folder(cache.path)
+    for file in cache.files:
+        if file.path == cache.path:
+            remove_parts([folder / f"part-{uuid}.h5" for uuid in file.absorbed])
 
 
 def remove_parts(parts: Sequence[Path]) -> None:
