@@ -246,7 +246,7 @@ class CacheWriter:
         filled = {name: rows for name, rows in given.items() if rows is not None}
         names = {name: check_rows(name, rows) for name, rows in filled.items()}
         cache = self._look(filled, images.folder if images else None, replace=replace)
-        if images is not None and not rename:
+        if images is not None and images.folder is not None and not rename:
             _refuse_conflicts(cache, images, names["images"])
         tables = {
             name: self._content(name, rows, names[name], cache.cache_id)

@@ -117,6 +117,7 @@ def export_command(
         str | None,
         typer.Option("--table", help="images, texts or pairs.  [default: that of the features]"),
     ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a table for other programs: numpy, safetensors, parquet, Hugging Face datasets."""
     from mnerfeat.cache import export
@@ -128,6 +129,7 @@ def export_command(
         format=format_,
         features=features.split(",") if features else None,
         table=table,
+        replace=replace,
     )
     typer.echo(render_export(report))
 

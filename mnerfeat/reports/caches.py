@@ -29,6 +29,7 @@ def render_info(info: CacheInfo, *, provenance: bool = False) -> str:
     lines = [
         f"{info.path}: {size(info.bytes)}{parts}; written by {info.created_by}, {info.created_at}",
         f"  {counts}, pairs {info.pairs:,}",
+        *(f"  {part} belongs to another cache and is not read" for part in info.foreign),
     ]
     width = max([0, *(len(feature.name) for feature in info.features)])
     if info.features:
@@ -65,13 +66,14 @@ def render_repair(report: RepairReport) -> str:
     lines = [f"{report.path} was repaired; what is left of it is sound"]
     lines += [f"  {path} was cut off; what came before is kept" for path in report.truncated]
     lines += [f"  nothing can be read of {path}" for path in report.set_aside]
+    lines += [f"  {path} belongs to another cache; set aside" for path in report.foreign]
     lines += [f"  {name}: {_counted(n, 'row')} dropped" for name, n in report.rows.items()]
     lines += [
         f"  {_counted(n, 'row')} of {table} dropped whole" for table, n in report.lost.items()
     ]
     if report.names:
         lines.append(f"  {_counted(report.names, 'name')} dropped")
-    if len(lines) > 1:
+    if report.truncated or report.set_aside or report.rows or report.lost or report.names:
         lines.append("next: `mnerfeat extract` with the same options makes anew what is gone")
     return "\n".join(lines)
 
@@ -102,6 +104,7 @@ def render_prune(report: PruneReport) -> str:
     }
     gone = [_counted(count, what) for what, count in counts.items() if count]
     gone += [f"the feature {name}" for name in report.features]
+    gone += [f"{part} (belongs to another cache)" for part in report.foreign]
     if not gone:
         return f"{report.path}: there is nothing to remove"
     done = "removed" if report.done else "would remove"

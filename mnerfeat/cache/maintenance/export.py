@@ -16,7 +16,7 @@ from mnerfeat.cache.feature import Feature
 from mnerfeat.cache.maintenance.pack import PIECE_BYTES
 from mnerfeat.cache.reader import FeatureCache
 from mnerfeat.cache.schema import OK
-from mnerfeat.cache.storage import beside
+from mnerfeat.cache.storage import beside, located
 from mnerfeat.cache.table import Table
 from mnerfeat.errors import CacheError, CacheLookupError
 
@@ -76,6 +76,7 @@ def export(
     format: str | None = None,  # noqa: A002  (what everybody calls it)
     features: Sequence[str] | None = None,
     table: str | None = None,
+    replace: bool = False,
 ) -> ExportReport:
     """Write some features of one table for other programs to read.
 
@@ -93,14 +94,16 @@ def export(
         format: One of `EXPORT_FORMATS`; by default what the target's suffix says.
         features: Of one table; by default all of `table`.
         table: `images`, `texts` or `pairs`; by default that of the features, or `images`.
+        replace: Replace the target if it exists.
 
     Raises:
-        CacheLookupError: Where the cache does not hold a feature.
-        CacheError: Where the format is unknown, the features are of several tables, a library is
-            not installed, or the target is the cache itself or a folder with something in it.
-        StorageError: Where the disk is full.
+        CacheLookupError: If the cache does not hold a feature.
+        CacheError: If the format is unknown, the features are of several tables, a library is not
+            installed, or the target is the cache itself, exists already, or is a folder with
+            something in it.
+        StorageError: If the disk is full.
     """
-    path, target = Path(path), Path(target)
+    path, target = Path(path), located(target)
     chosen = format or target.suffix.lstrip(".")
     if chosen not in EXPORT_FORMATS:
         raise CacheError(
@@ -110,7 +113,11 @@ def export(
     if target.resolve() == path.resolve():
         raise CacheError(f"{target} is the cache itself", hint="name another file")
     if target.is_dir() and (chosen != "datasets" or any(target.iterdir())):
-        raise CacheError(f"{target} is a folder that is there already", hint="name another")
+        raise CacheError(f"{target} is a folder that exists already", hint="name another")
+    if target.exists() and not target.is_dir() and not replace:
+        raise CacheError(
+            f"{target} exists already", hint="name another file, or replace it with --replace"
+        )
     selected = _select(FeatureCache(path), features, table)
     with beside(target) as temporary:
         _WRITERS[chosen](selected, temporary)

@@ -23,7 +23,7 @@ from mnerfeat.cache.files import Array, write_sealed
 from mnerfeat.cache.reader import FeatureCache
 from mnerfeat.cache.rows import JoinedNames, Rows
 from mnerfeat.cache.schema import FORMAT_VERSION, OK
-from mnerfeat.cache.sealed import SealedFile
+from mnerfeat.cache.sealed import SealedFile, read_version
 from mnerfeat.cache.storage import (
     exclusive,
     fsync_folder,
@@ -87,14 +87,13 @@ def pack(path: str | PathLike[str], progress: Progress | None = None) -> None:
 
 
 def _needs_packing(path: Path) -> bool:
-    cache = FeatureCache(path, missing_ok=True)
-    if any(file.path != path for file in cache.files):
-        return True
     folder = parts_folder(path)
-    tidy = not folder.exists() and not leftovers(path)
-    present = all(file.version == FORMAT_VERSION for file in cache.files)
+    if os.access(path.parent, os.W_OK):
+        if folder.exists() or leftovers(path):
+            return True
+        return path.exists() and read_version(path) < FORMAT_VERSION
     # What a killed process left behind, and an older version, do not matter to readers.
-    return not (tidy and present) and os.access(path.parent, os.W_OK)
+    return any(file.path != path for file in FeatureCache(path, missing_ok=True).files)
 
 
 @contextlib.contextmanager
