@@ -431,15 +431,15 @@ class Group:
             StructureError: If it is missing, of another type or shape, or not inside the file.
         """
         where = self._where(name)
-        dataset = self._dataset(name, (code,))
-        if len(dataset.shape) != len(shape) or any(
-            wanted not in {None, got} for got, wanted in zip(dataset.shape, shape, strict=True)
+        dataset, got, dtype = self._dataset(name, (code,))
+        if len(got) != len(shape) or any(
+            wanted not in {None, length} for length, wanted in zip(got, shape, strict=True)
         ):
-            raise StructureError(f"{where} has shape {dataset.shape}, not {shape}")
-        if _chunk_shape(dataset, where) is None and dataset.get_offset() is not None:
-            array = self._view(dataset, where)
+            raise StructureError(f"{where} has shape {got}, not {shape}")
+        if _chunk_shape(dataset, dtype, where) is None and (offset := dataset.get_offset()):
+            array = self._view(got, dtype, offset, where)
         else:
-            array = self._unpacked(dataset, where)
+            array = self._unpacked(dataset, got, dtype, where)
         # Look-up tables and the like: what numpy does with numbers that lie askew is slow.
         array = array if array.flags.aligned else array.copy()
         self.arrays[where] = array
@@ -463,17 +463,17 @@ class Group:
             StructureError: As `array` does.
         """
         where = self._where(name)
-        dataset = self._dataset(name, codes)
-        if len(dataset.shape) < 1 or dataset.shape[0] != n_rows:
-            raise StructureError(f"{where} has shape {dataset.shape}, not ({n_rows}, …)")
+        dataset, shape, dtype = self._dataset(name, codes)
+        if len(shape) < 1 or shape[0] != n_rows:
+            raise StructureError(f"{where} has shape {shape}, not ({n_rows}, …)")
         data: NDArray[Any] | ChunkedRows
-        offset = None
-        if (chunk := _chunk_shape(dataset, where)) is not None:
+        offset: int | None = None
+        if (chunk := _chunk_shape(dataset, dtype, where)) is not None:
             data = ChunkedRows(dataset, chunk[0], where)
-        elif dataset.get_offset() is None:
-            data = self._unpacked(dataset, where)
+        elif (offset := dataset.get_offset()) is None:
+            data = self._unpacked(dataset, shape, dtype, where)
         else:
-            data, offset = self._view(dataset, where), int(dataset.get_offset())
+            data = self._view(shape, dtype, offset, where)
         self.arrays[where] = data
         return data, offset
 
@@ -497,30 +497,37 @@ class Group:
             return None
         return h5py.AttributeManager(h5py.Group(self._opened))[name]
 
-    def _dataset(self, name: str, codes: tuple[str, ...]) -> h5d.DatasetID:
+    def _dataset(
+        self, name: str, codes: tuple[str, ...]
+    ) -> tuple[h5d.DatasetID, tuple[int, ...], np.dtype[Any]]:
         where = self._where(name)
         dataset = self._open(name)
         if not isinstance(dataset, h5d.DatasetID):
             raise StructureError(f"{where} is missing")
-        if dataset.dtype.str not in codes:
-            raise StructureError(f"{where} holds {dataset.dtype}, not {' or '.join(codes)}")
-        shape = dataset.shape
+        shape, dtype = dataset.shape, dataset.dtype
+        if dtype.str not in codes:
+            raise StructureError(f"{where} holds {dtype}, not {' or '.join(codes)}")
         if shape is None or len(shape) > DIMENSIONS_LIMIT or max(shape, default=0) > _LENGTH_LIMIT:
             raise StructureError(f"{where} has shape {shape}")
-        return dataset
+        return dataset, shape, dtype
 
-    def _view(self, dataset: h5d.DatasetID, where: str) -> NDArray[Any]:
-        shape, dtype = dataset.shape, dataset.dtype
-        count, offset = math.prod(shape), dataset.get_offset()
+    def _view(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, where: str
+    ) -> NDArray[Any]:
+        count = math.prod(shape)
+        if count and offset + count * dtype.itemsize > len(self._buffer):
+            raise StructureError(f"{where} lies outside the file: it is truncated")
         if count == 0:
             return np.zeros(shape, dtype)
-        if offset + count * dtype.itemsize > len(self._buffer):
-            raise StructureError(f"{where} lies outside the file: it is truncated")
         return np.frombuffer(self._buffer, dtype, count, offset).reshape(shape)
 
-    def _unpacked(self, dataset: h5d.DatasetID, where: str) -> NDArray[Any]:
-        size = math.prod(dataset.shape) * dataset.dtype.itemsize
-        if size and not dataset.get_storage_size():
+    def _unpacked(
+        self, dataset: h5d.DatasetID, shape: tuple[int, ...], dtype: np.dtype[Any], where: str
+    ) -> NDArray[Any]:
+        size = math.prod(shape) * dtype.itemsize
+        if not size:
+            return np.zeros(shape, dtype)
+        if not dataset.get_storage_size():
             raise StructureError(f"{where} lies outside the file: it is truncated")
         if size > max(_UNPACKED_LIMIT, _RATIO_LIMIT * len(self._buffer)):
             raise StructureError(f"{where} would take {size:,} bytes")
@@ -582,7 +589,9 @@ class ChunkedRows:
             ) from error
 
 
-def _chunk_shape(dataset: h5d.DatasetID, where: str) -> tuple[int, ...] | None:
+def _chunk_shape(
+    dataset: h5d.DatasetID, dtype: np.dtype[Any], where: str
+) -> tuple[int, ...] | None:
     """The shape of a chunk; None if the dataset is not chunked.
 
     Raises:
@@ -597,7 +606,7 @@ def _chunk_shape(dataset: h5d.DatasetID, where: str) -> tuple[int, ...] | None:
     if any(how.get_filter(i)[0] not in _FILTERS for i in range(how.get_nfilters())):
         raise StructureError(f"{where} is compressed by a filter other than gzip and lzf")
     chunk: tuple[int, ...] = how.get_chunk()
-    if math.prod(chunk) * dataset.dtype.itemsize > _UNPACKED_LIMIT:
+    if math.prod(chunk) * dtype.itemsize > _UNPACKED_LIMIT:
         raise StructureError(f"{where} has chunks of shape {chunk}")
     return chunk
 

@@ -1,4 +1,4 @@
-"""Any order of writing, packing and dying gives what a plain dictionary would give."""
+"""Any order of writing, packing, dying, moving and mixing gives what a dictionary would give."""
 
 import shutil
 import tempfile
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mnerfeat.cache import CacheWriter, FeatureCache, Provenance, pack, verify
+from mnerfeat.cache import CacheWriter, FeatureCache, Provenance, pack, repair, verify
 from tests.cache.builders import feature, images
 
 FEATURES = ("vit_cls", "clip_image")
@@ -23,6 +23,8 @@ class CacheMachine(RuleBasedStateMachine):
         self.names: dict[str, int] = {}
         self.values: dict[tuple[str, int], int | str] = {}
         self.version = dict.fromkeys(FEATURES, 0)
+        self.foreign = 0
+        self.moves = 0
 
     @rule(
         contents=st.lists(CONTENTS, min_size=1, max_size=4, unique=True),
@@ -66,7 +68,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule()
     def die_while_packing(self) -> None:
         """Killed after the rename and before the parts it absorbed are removed."""
-        parts = self.folder / "features.h5.d"
+        parts = self.path.with_name(f"{self.path.name}.d")
         waiting = [
             (file.path, file.path.read_bytes())
             for file in FeatureCache(self.path, missing_ok=True).files
@@ -79,15 +81,51 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule()
     def die_while_writing(self) -> None:
-        folder = self.folder / "features.h5.d"
+        folder = self.path.with_name(f"{self.path.name}.d")
         folder.mkdir(exist_ok=True)
         (folder / ".part-dead.h5.0.tmp").write_bytes(b"half")
+
+    @rule(leave=st.booleans())
+    @precondition(lambda self: self.path.exists())
+    def move(self, leave: bool) -> None:
+        """Go on with a copy under another name, or with the renamed cache."""
+        self.moves += 1
+        target = self.folder / f"moved-{self.moves}.h5"
+        parts = self.path.with_name(f"{self.path.name}.d")
+        shutil.copy(self.path, target)
+        if parts.exists():
+            shutil.copytree(parts, target.with_name(f"{target.name}.d"))
+        if not leave:
+            self.path.unlink()
+            shutil.rmtree(parts, ignore_errors=True)
+        self.path = target
+
+    @rule()
+    @precondition(lambda self: self.path.exists())
+    def mix(self) -> None:
+        """A part of another cache gets among the parts, with a name that both know."""
+        self.moves += 1
+        other = self.folder / f"other-{self.moves}.h5"
+        rows = images({"plain-0": b"other"}, vit_cls=feature([[9, 9, 9]]))
+        part = CacheWriter(other).put(images=rows)
+        target = self.path.with_name(f"{self.path.name}.d")
+        target.mkdir(exist_ok=True)
+        shutil.move(part, target)
+        self.foreign += 1
+
+    @rule()
+    @precondition(lambda self: self.path.exists())
+    def repair(self) -> None:
+        assert len(repair(self.path).foreign) == self.foreign
+        self.foreign = 0
 
     @invariant()
     def reads_like_a_dictionary(self) -> None:
         cache = FeatureCache(self.path, missing_ok=True)
         if self.path.exists() or cache.files:
-            assert verify(self.path) == []
+            faults = verify(self.path)
+            assert len(faults) == len(cache.foreign) == self.foreign
+            assert all("belongs to another cache" in fault for fault in faults)
         assert {name: cache.images.ids[row].tobytes() for name, row in cache.images.names()} == {
             name: images({"": bytes([c])}).ids.tobytes() for name, c in self.names.items()
         }
@@ -108,5 +146,5 @@ class CacheMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-CacheMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=10, deadline=None)
+CacheMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
 TestCache = CacheMachine.TestCase
