@@ -54,16 +54,24 @@ def test_a_file_that_is_cut_off_anywhere_is_an_error(path: Path) -> None:
             open_sealed(path)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_damage_with_checksums_put_right(path: Path, seed: int) -> None:
-    generator = random.Random(seed)
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("dense", [False, True])
+def test_damage_with_checksums_put_right_stays_in_the_child(path: Path, dense: bool) -> None:
+    """libhdf5 trusts metadata whose checksums are right, so only a child process reads it."""
     source = DATA
-    if seed % 2:
+    if dense:
         fuzz.write_dense(path)
         source = path.read_bytes()
-    for _ in range(75):
-        path.write_bytes(fuzz.damaged(source, generator))
-        fuzz.exercise(path)
+    generator = random.Random(int(dense))
+    files = [fuzz.damaged(source, generator) for _ in range(100)]
+    ends = fuzz.run((("put right", data) for data in files), fuzz.exercise)
+    assert sum(ends.values()) == len(files)
+    for data in files[:3]:
+        path.write_bytes(data)
+        try:
+            assert isinstance(verify(path, untrusted=True), list)
+        except CacheError as error:
+            assert str(error)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -249,7 +257,7 @@ def test_external_storage_is_never_followed(path: Path) -> None:
             "images/vit_cls/data", (5, 3), "<f2", external=[(str(secret), 0, h5py.h5f.UNLIMITED)]
         )
 
-    with pytest.raises(CacheFormatError, match="not stored as one plain block"):
+    with pytest.raises(CacheFormatError, match="not stored in this file"):
         FeatureCache(edited(path, edit))
 
 
@@ -268,7 +276,7 @@ def test_rows_that_lie_beyond_the_file_are_refused(path: Path) -> None:
         shape = struct.pack("<2Q", *file["images/vit_cls/data"].shape)
     lying = struct.pack("<2Q", 2**40, 3)
     path.write_bytes(_with_sums(DATA.replace(b"\2\2\0\1" + shape, b"\2\2\0\1" + lying)))
-    with pytest.raises(CacheFormatError, match=r"outside the file|rows, not"):
+    with pytest.raises(CacheFormatError, match=r"outside the file|has shape"):
         FeatureCache(path)
 
 
