@@ -400,7 +400,7 @@ def budgets(scenario: str, sizes: Iterable[int], *, reserving: bool) -> int:
                 return refused
             refused += 1
             left = _files(path.parent)
-            if path not in before and left.pop(path, None):  # it has an identity already, no rows
+            if path not in before and left.pop(path, b""):  # it has an identity already, no rows
                 assert len(FeatureCache(path).images) == len(rows)
             assert left == before, "a write that failed changed something"
         check(path, rows, act)
