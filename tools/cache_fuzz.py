@@ -4,9 +4,10 @@
     python tools/cache_fuzz.py --seconds 600 --libhdf5
     python tools/cache_fuzz.py --seconds 600 --step 997 --untrusted
 
-Every case must end in one of our errors or in a read; never in another exception, a crash, a hang
-(10 s) or 2 GiB of memory. A short form of this runs in the tests. With `--libhdf5` the same files
-are opened by libhdf5 instead: that is why caches are not.
+Every case that leaves checksums as they fall must end in one of our errors or in a read; never in
+another exception, a crash, a hang (10 s) or 2 GiB of memory. Files whose checksums were put right
+are made to do harm, and may end the child process that reads them. A short form of this runs in
+the tests. With `--libhdf5` the same files are opened by plain h5py instead.
 """
 
 import argparse
