@@ -1,4 +1,4 @@
-"""`mnerfeat rank …`."""
+"""`mnerfeat rank`."""
 
 import sys
 from pathlib import Path
@@ -10,44 +10,41 @@ from mnerfeat.cli.options import Cache, Data, Preset, Set, settings
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Rank images by relevance: collect rankings, learn from them (GIFR's discriminator).",
+    help="Rank images by relevance: collect rankings and train GIFR's discriminator on them.",
 )
 
-Rankings = Annotated[
-    Path, typer.Option("--rankings", help="A file of rankings: images best first, and the blank.")
-]
-Out = Annotated[Path, typer.Option("--out", help="The file of rankings.")]
+Rankings = Annotated[Path, typer.Option("--rankings", help="File of rankings.")]
+Out = Annotated[Path, typer.Option("--out", help="File of rankings to write.")]
 Discriminator = Annotated[
     Path | None,
-    typer.Option("--discriminator", help="Its folder.  [default: discriminator]"),
+    typer.Option("--discriminator", help="Discriminator folder.  [default: discriminator]"),
 ]
 Clip = Annotated[
-    str | None, typer.Option("--clip", help="The CLIP that filled the cache, where not the preset.")
+    str | None,
+    typer.Option("--clip", help="CLIP that filled the cache.  [default: the preset's]"),
 ]
-Blank = Annotated[
-    str | None, typer.Option("--blank", help="The blank image: mean, white or black.")
-]
-Split = Annotated[str, typer.Option("--split", help="Of the posts: train, dev or test.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Overwrite what is there.")]
+Blank = Annotated[str | None, typer.Option("--blank", help="Blank image: mean, white or black.")]
+Split = Annotated[str, typer.Option("--split", help="Split of the posts: train, dev or test.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Overwrite existing files.")]
 
 
 @app.command("train")
 def train_command(
     rankings: Rankings = Path("rankings.jsonl"),
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the discriminator.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Discriminator folder.")] = None,
     share: Annotated[
         float | None,
-        typer.Option("--share", help="Of all train posts, at most, whose rankings are used."),
+        typer.Option("--share", help="Maximum fraction of train posts whose rankings are used."),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Draws posts and weights.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Random seed.")] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Make R readable as a probability.")
+        bool, typer.Option("--calibrate", help="Calibrate R as a probability on held-out rankings.")
     ] = False,
     tune_clip: Annotated[
-        bool, typer.Option("--tune-clip", help="Train CLIP's towers too; needs --images.")
+        bool, typer.Option("--tune-clip", help="Train CLIP's towers too; needs the images.")
     ] = False,
     images: Annotated[
-        Path | None, typer.Option("--images", help="Folder of images, for --tune-clip.")
+        Path | None, typer.Option("--images", help="Folder of images, with --tune-clip.")
     ] = None,
     blank: Blank = None,
     clip: Clip = None,
@@ -57,9 +54,9 @@ def train_command(
     replace: Replace = False,
     overrides: Set = None,
 ) -> None:
-    """Learn from rankings of train posts which images are relevant.
+    """Train a discriminator on rankings of train posts.
 
-    The posts that were learned from are left out when a head trains on the rewards.
+    These posts are left out when a tagger is trained on the discriminator's rewards.
     """
     from tqdm.auto import tqdm
 
@@ -84,6 +81,7 @@ def train_command(
     )
     extraction = plan_extraction(found, images=images, clip=clip)
     folder = out or extraction.discriminator
+    replaced = folder.exists()
     plan = RankPlan(
         rankings=rankings,
         data=found.data,
@@ -100,7 +98,7 @@ def train_command(
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
         saved = train_ranker(plan, progress=progress)
-    typer.echo(render_discriminator(saved, folder))
+    typer.echo(render_discriminator(saved, folder, replaced=replaced))
 
 
 @app.command("eval")
@@ -108,16 +106,14 @@ def eval_command(
     rankings: Rankings = Path("rankings.jsonl"),
     split: Annotated[
         str | None,
-        typer.Option(
-            "--split", help="Only posts of this one.  [default: all that were not learned from]"
-        ),
+        typer.Option("--split", help="Evaluate posts of this split only.  [default: all splits]"),
     ] = None,
     discriminator: Discriminator = None,
     data: Data = None,
     cache: Cache = None,
     overrides: Set = None,
 ) -> None:
-    """Compare the discriminator with rankings of posts that it did not learn from."""
+    """Compare a discriminator with rankings of posts that it was not trained on."""
     from mnerfeat.config.plans import plan_extraction
     from mnerfeat.reports.rankings import render_rank_evaluation
     from mnerfeat.training.ranking import evaluate_ranker
@@ -136,11 +132,12 @@ def proxy_command(
         float | None,
         typer.Option(
             "--threshold",
-            help="Cosine above which an image ranks before the blank.  [default: the blank's own]",
+            help="Similarity above which an image ranks before the blank image.  "
+            "[default: the blank image's similarity]",
         ),
     ] = None,
     blank: Annotated[
-        Literal["mean", "white", "black"], typer.Option("--blank", help="The blank image.")
+        Literal["mean", "white", "black"], typer.Option("--blank", help="Blank image.")
     ] = "mean",
     clip: Clip = None,
     data: Data = None,
@@ -149,7 +146,7 @@ def proxy_command(
     replace: Replace = False,
     overrides: Set = None,
 ) -> None:
-    """Rank images by CLIP similarity, in place of people; every ranking is marked as proxy."""
+    """Rank images by CLIP similarity instead of people; every ranking is marked as a proxy."""
     from mnerfeat.config.plans import plan_extraction
     from mnerfeat.training.ranking_files import write_proxy
 
@@ -164,7 +161,7 @@ def proxy_command(
         replace=replace,
     )
     typer.echo(
-        f"{out}: {len(written):,} proxy rankings by CLIP similarity; no person has ranked them\n"
+        f"{out}: {len(written):,} proxy rankings by CLIP similarity, not by people\n"
         f"next: mnerfeat rank train --rankings {out}"
     )
 
@@ -173,23 +170,21 @@ def proxy_command(
 def tasks_command(
     images: Annotated[
         str,
-        typer.Option(
-            "--images-at", help="What stands before an image's name where a browser finds it."
-        ),
+        typer.Option("--images-at", help="URL prefix of the images."),
     ] = "/data/local-files/?d=images/",
-    out: Annotated[Path, typer.Option("--out", help="The file of tasks.")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="File of tasks to write.")] = Path(
         "ranking-tasks.json"
     ),
     split: Split = "train",
     share: Annotated[
-        float, typer.Option("--share", help="Of all posts of the split, above 0 up to 1.")
+        float, typer.Option("--share", help="Fraction of the split's posts, above 0 up to 1.")
     ] = 0.1,
-    seed: Annotated[int, typer.Option("--seed", help="Draws the posts.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     data: Data = None,
     replace: Replace = False,
     overrides: Set = None,
 ) -> None:
-    """Write tasks for people who rank images in Label Studio, with the interface beside them."""
+    """Write ranking tasks and a labelling interface for Label Studio."""
     from mnerfeat.training.ranking_files import write_tasks
 
     found = settings(overrides, data=data)
@@ -205,26 +200,33 @@ def tasks_command(
 
 @app.command("import")
 def import_command(
-    path: Annotated[Path, typer.Argument(help="Rankings of another format.")],
+    path: Annotated[Path, typer.Argument(help="File to import.")],
     out: Out = Path("rankings.jsonl"),
     format_: Annotated[
         Literal["auto", "jsonl", "label-studio", "gifr"],
         typer.Option(
             "--format",
-            help="Label Studio's JSON export, or preference2.txt of GIFR's authors.",
+            help="JSON lines, Label Studio's JSON export, or preference2.txt of GIFR's authors.",
         ),
     ] = "auto",
     data: Data = None,
+    cache: Cache = None,
     replace: Replace = False,
     overrides: Set = None,
 ) -> None:
-    """Turn rankings of another format into a file of rankings, checked against the posts."""
-    from mnerfeat.preference.rankings import sources
+    """Import rankings, checked against the posts.
+
+    The ranked images and texts are recorded, so that later changes to them are noticed.
+    """
+    from mnerfeat.preference.rankings import count_sources
     from mnerfeat.reports.rankings import render_sources
     from mnerfeat.training.ranking_files import import_rankings
 
-    found = settings(overrides, data=data)
-    rankings = import_rankings(path, found.data, out, format_=format_, replace=replace)
+    found = settings(overrides, data=data, cache=cache)
+    rankings = import_rankings(
+        path, found.data, out, cache=found.cache, format_=format_, replace=replace
+    )
     typer.echo(
-        f"{out}: {render_sources(sources(rankings))}\nnext: mnerfeat rank train --rankings {out}"
+        f"{out}: {render_sources(count_sources(rankings))}\n"
+        f"next: mnerfeat rank train --rankings {out}"
     )

@@ -1,4 +1,4 @@
-"""The blank image's way into the cache: that of every other image."""
+"""Extraction of the blank image."""
 
 import tempfile
 from dataclasses import replace
@@ -13,21 +13,20 @@ from mnerfeat.preference.blank import Blank, blank_name, blank_png
 
 
 def extract_blank(config: ExtractConfig, blank: Blank) -> bytes:
-    """Make sure that the cache holds the CLIP embedding of a blank image.
+    """Extract the CLIP embedding of a blank image, unless the cache holds it.
 
-    Where it does not yet, the image is drawn as a file in a folder of its own, and extracted with
-    the CLIP that the configuration names.
+    If the configuration names a CLIP, extraction always checks that it is the cache's.
 
     Args:
-        config: Of the extraction that filled the cache.
-        blank: What the image is.
+        config: Configuration of the extraction that filled the cache.
+        blank: Blank image.
 
     Returns:
         The image's identity.
 
     Raises:
         CacheLookupError: The cache holds no CLIP embeddings.
-        ModelError: CLIP is needed and is not there.
+        ModelError: CLIP is needed and not available.
         ProvenanceError: The CLIP named is not the one that filled the cache.
     """
     cache = FeatureCache(config.cache)
@@ -39,13 +38,13 @@ def extract_blank(config: ExtractConfig, blank: Blank) -> bytes:
     preprocessing = feature.provenance.facts.get("preprocessing") or {}
     if "mean" not in preprocessing and blank == "mean":
         raise CacheLookupError(
-            f"{cache.path} does not say which mean colour {CLIP_IMAGE} was made with",
+            f"{cache.path} does not record the mean colour of {CLIP_IMAGE}",
             hint="--blank white or --blank black",
         )
     content = blank_png(blank, preprocessing.get("mean", (0.5, 0.5, 0.5)))
     id_ = content_id(content)
     row = int(cache.images.find([id_])[0])
-    if row < 0 or feature.state[row] != OK:
+    if row < 0 or feature.state[row] != OK or config.clip is not None:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / blank_name(blank)).write_bytes(content)
             alone = replace(config, images=Path(folder), features=("clip",), replace=False)

@@ -1,20 +1,21 @@
-"""CLIP's towers under training, as the discriminator's embeddings (`rank train --tune-clip`).
+"""CLIP's towers trained together with the discriminator (`rank train --tune-clip`).
 
-Frozen, the embeddings lie in the cache; here the towers compute them from pixels and tokens, with
-gradients. What comes of it is saved as a folder that open_clip and `extract --clip` load.
+The towers compute embeddings from pixels and tokens, with gradients, in place of the cache's frozen
+ones. The tuned CLIP is saved as a model folder that open_clip and `extract --clip` load.
 """
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnerfeat.errors import ExtractionError
 from mnerfeat.extraction.decoding import decode_image
@@ -26,6 +27,7 @@ from mnerfeat.extractors.clip import (
     find_clip,
     load_clip,
 )
+from mnerfeat.preference.discriminator import Embeddings
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -33,66 +35,63 @@ _CLIP = "clip"
 
 
 @final
-class TunedClip:
-    """Embeddings of some texts and images by towers that are being trained.
+class TunedClip(Embeddings):
+    """Embeddings of some texts and images by towers under training.
 
-    It is an `Embeddings` of `mnerfeat.preference`. The pixels are held in memory, (3, side, side)
-    bytes an image: 150 KB at 224 pixels.
+    The pixels are held in memory: (3, side, side) bytes an image, 150 KB at 224 pixels.
 
     Args:
-        reference: See `find_clip`.
-        texts: To be embedded, in the order of their numbers.
-        images: Files to be embedded, in the order of their numbers.
-        device: Where the towers run.
+        reference: Model to start from; see `find_clip`.
+        texts: Texts, in the order of their indices.
+        images: Image files, in the order of their indices.
+        ids: Identities of these files, so that no other files of the same names are used.
+        device: Device of the towers.
 
     Raises:
-        ModelError: CLIP is not there, or cannot be loaded.
-        ExtractionError: Images cannot be read; all of them are listed.
+        ModelError: CLIP is not available or cannot be loaded.
+        ExtractionError: Images cannot be read or have other identities; all of them are listed.
     """
 
     def __init__(
-        self, reference: str, texts: Sequence[str], images: Sequence[Path], device: torch.device
+        self,
+        reference: str,
+        texts: Sequence[str],
+        images: Sequence[Path],
+        ids: Sequence[bytes],
+        device: torch.device,
     ) -> None:
+        super().__init__()
         self._source = find_clip(reference)
         self._device = device
-        self._pixels = _read(images, self._source)
-        self._model, tokenizer = load_clip(self._source)
-        self._model.to(device)
+        self._pixels = _read(images, ids, self._source)
+        self.model, tokenizer = load_clip(self._source)
+        self.model.to(device)
+        for name, parameter in self.model.named_parameters():
+            # The scale of CLIP's own loss has no part in the embeddings.
+            parameter.requires_grad_(name not in {"logit_scale", "logit_bias"})
         self._tokens: Tensor = tokenizer(list(texts))
         self._mean, self._std = self._source.statistics(device)
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Of a text's embedding, and of an image's."""
+        """See `Embeddings`."""
         return self._source.embed_dim, self._source.embed_dim
 
-    def __call__(
+    def forward(
         self, text: Int[Tensor, " texts"], image: Int[Tensor, " images"]
     ) -> tuple[Float[Tensor, "texts d_clip_text"], Float[Tensor, "images d_clip_image"]]:
-        """The embeddings of some texts and images, not normalised."""
+        """Return the embeddings of some texts and images, not normalised."""
         pixels = torch.from_numpy(self._pixels[image.cpu().numpy()]).to(self._device)
         pixels = (pixels.float() / 255 - self._mean) / self._std
         tokens = self._tokens[text.cpu()].to(self._device)
-        return self._model.encode_text(tokens), self._model.encode_image(pixels)
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """Of both towers; the scale of their cosine is not used here."""
-        return [
-            parameter
-            for name, parameter in self._model.named_parameters()
-            if name not in {"logit_scale", "logit_bias"}
-        ]
-
-    def train(self, mode: bool, /) -> object:
-        """Train (dropout and the like), or not."""
-        return self._model.train(mode)
+        return self.model.encode_text(tokens), self.model.encode_image(pixels)
 
     def save(self, folder: Path) -> None:
-        """Write the towers as a model folder of open_clip."""
+        """Write the towers to a new model folder of open_clip."""
         folder.mkdir(parents=True)
         weights = {
             name: tensor.detach().cpu().contiguous()
-            for name, tensor in self._model.state_dict().items()
+            for name, tensor in self.model.state_dict().items()
         }
         save_file(weights, folder / WEIGHTS)
         source = self._source
@@ -110,20 +109,22 @@ class TunedClip:
                     shutil.copy(source.folder / name, folder / name)
 
 
-def _read(images: Sequence[Path], source: ClipSource) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(images, 3, side, side): resized and cropped, as for extraction."""
+def _read(images: Sequence[Path], ids: Sequence[bytes], source: ClipSource) -> NDArray[np.uint8]:
+    """Return (images, 3, side, side) pixels, resized and cropped as for extraction."""
     prepare = ClipPrepare(source.preprocessing)
     pixels, faults = [], []
-    for path in images:
+    for path, id_ in zip(images, ids, strict=True):
         result = decode_image(path, {_CLIP: prepare})
         prepared = result.prepared.get(_CLIP, result.reason or "")
         if isinstance(prepared, str):
             faults.append(f"{path}: {prepared}")
+        elif result.id != id_:
+            faults.append(f"{path}: not the file that is in the cache")
         else:
             pixels.append(prepared[PIXELS])
     if faults:
         raise ExtractionError(
-            f"{len(faults):,} of the {len(images):,} ranked images cannot be read:",
+            f"{len(faults):,} of the {len(images):,} ranked images cannot be used:",
             faults=faults,
             hint="name the folder that the images were extracted from with --images",
         )

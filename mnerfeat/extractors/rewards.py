@@ -38,8 +38,8 @@ from mnerfeat.datasets.pair_columns import (
 from mnerfeat.datasets.posts import Post
 from mnerfeat.errors import CacheLookupError
 from mnerfeat.extractors.clip import CLIP_IMAGE, CLIP_TEXT
-from mnerfeat.preference.folder import SavedDiscriminator, load_discriminator, reward_command
-from mnerfeat.preference.scoring import score_pairs
+from mnerfeat.preference.checkpoint import SavedDiscriminator, load_discriminator, reward_command
+from mnerfeat.preference.discriminator import compute_rewards
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def extract_rewards(
     started = time.monotonic()
     saved, discriminator, blank = load_discriminator(folder)
     cache = FeatureCache(path)
-    provenance = _provenance(cache, saved)
+    provenance = _provenance(cache, saved, folder)
     held = cache.pairs.features.get(REWARD)
     stale = held is not None and held.provenance != provenance
     if held is not None and stale and not replace:
@@ -142,8 +142,10 @@ def extract_rewards(
             text_vectors, image_vectors = cache[CLIP_TEXT][texts], cache[CLIP_IMAGE][images]
             zeros = np.zeros(len(text), np.int64)
             values = {
-                REWARD: score_pairs(discriminator, text_vectors, image_vectors, text, image),
-                REWARD_BLANK: score_pairs(discriminator, text_vectors, blank[None], text, zeros),
+                REWARD: compute_rewards(discriminator, text_vectors, image_vectors, text, image),
+                REWARD_BLANK: compute_rewards(
+                    discriminator, text_vectors, blank[None], text, zeros
+                ),
                 REWARD_SEEN: seen[valid].astype(np.uint8),
             }
             writer.put(pairs=pairs.rows(part, values, provenance), replace=replace)
@@ -175,7 +177,7 @@ def lacks_rewards(path: Path, posts: Sequence[Post]) -> bool:
         return bool(((rows >= 0) & (state != OK) & (state != FAILED)).any())
 
 
-def _provenance(cache: FeatureCache, saved: SavedDiscriminator) -> Provenance:
+def _provenance(cache: FeatureCache, saved: SavedDiscriminator, folder: Path) -> Provenance:
     missing = [name for name in (CLIP_TEXT, CLIP_IMAGE) if name not in cache]
     if missing:
         raise CacheLookupError(
@@ -183,7 +185,7 @@ def _provenance(cache: FeatureCache, saved: SavedDiscriminator) -> Provenance:
             hint=_COMMAND,
         )
     for name in (CLIP_TEXT, CLIP_IMAGE):
-        saved.require_clip(name, cache[name].provenance, where=str(cache.path))
+        saved.require_clip(name, cache[name].provenance, cache=cache.path, folder=folder)
     return saved.reward_provenance(cache[CLIP_TEXT].provenance, cache[CLIP_IMAGE].provenance)
 
 

@@ -1,10 +1,14 @@
-"""Rankings by people, and the discriminator trained on them."""
+"""Rankings of images, and the discriminator trained on them (GIFR, section 4.1)."""
 
+from mnerfeat.preference.checkpoint import (
+    SavedDiscriminator,
+    load_discriminator,
+    open_discriminator,
+)
 from mnerfeat.preference.discriminator import Discriminator, DiscriminatorConfig, relevance
-from mnerfeat.preference.folder import SavedDiscriminator, load_discriminator, open_discriminator
-from mnerfeat.preference.matching import RankablePost, RankedPost, match
-from mnerfeat.preference.measuring import RankingScores, measure
+from mnerfeat.preference.posts import RankablePost, RankedPost, match_posts
 from mnerfeat.preference.rankings import Ranking, read_rankings, write_rankings
+from mnerfeat.preference.scores import RankingScores, score_rankings
 from mnerfeat.preference.training import RankConfig, train_discriminator
 
 __all__ = [
@@ -17,11 +21,11 @@ __all__ = [
     "RankingScores",
     "SavedDiscriminator",
     "load_discriminator",
-    "match",
-    "measure",
+    "match_posts",
     "open_discriminator",
     "read_rankings",
     "relevance",
+    "score_rankings",
     "train_discriminator",
     "write_rankings",
 ]

@@ -1,9 +1,8 @@
-"""The blank image, which stands between the images that help and those that do not.
+"""The blank image, which ranks between relevant and irrelevant images.
 
-GIFR does not say what it shows. By default it is the encoder's mean colour, so that it is zero
-after the encoder's own normalisation (to half a level of 255): an image that says nothing. It is
-drawn as a small PNG file and goes the way of every other image, so it has an identity, a CLIP
-embedding and a row in the cache. Scaling a single colour to any size gives that colour.
+GIFR does not define it. By default it has the encoder's mean colour, so that it is zero after the
+encoder's normalisation (to half a level of 255). It is drawn as a small PNG file and extracted
+like every other image, so it has an identity, a CLIP embedding and a row in the cache.
 """
 
 import struct
@@ -16,25 +15,25 @@ from mnerfeat.errors import ConfigError
 Blank = Literal["mean", "white", "black"]
 
 BLANKS: tuple[Blank, ...] = get_args(Blank)
-"""The encoder's mean colour, white, or black."""
+"""Colours: the encoder's mean, white, or black."""
 
 _SIDE = 16  # pixels
 
 
 def blank_name(blank: Blank) -> str:
-    """The blank image's name in the cache."""
+    """Return the blank image's name in the cache."""
     return f"blank-{blank}.png"
 
 
 def blank_png(blank: Blank, mean: Sequence[float]) -> bytes:
-    """A PNG file of one colour; the same bytes on every machine, so the same identity.
+    """Return a PNG file of one colour, the same bytes and thus identity on every machine.
 
     Args:
-        blank: What colour.
-        mean: Of the encoder's normalisation: red, green, blue, in [0, 1].
+        blank: Colour.
+        mean: Mean of the encoder's normalisation: red, green, blue, in [0, 1].
 
     Raises:
-        ConfigError: For an unknown colour.
+        ConfigError: The colour is unknown.
     """
     if blank not in BLANKS:
         raise ConfigError(f"rank.blank is {blank!r}; choose from: {', '.join(BLANKS)}")
@@ -61,6 +60,6 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _stored(content: bytes) -> bytes:
-    """A zlib stream without compression: versions of zlib compress differently."""
+    """Return a zlib stream without compression, which does not depend on zlib's version."""
     size = struct.pack("<HH", len(content), len(content) ^ 0xFFFF)
     return b"\x78\x01\x01" + size + content + struct.pack(">I", zlib.adler32(content))

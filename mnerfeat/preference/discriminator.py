@@ -1,12 +1,14 @@
 """The relevance-based image discriminator of GIFR (section 4.1)."""
 
 import itertools
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, final, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mnerfeat.errors import ConfigError
@@ -15,40 +17,42 @@ Activation = Literal["relu", "tanh"]
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
+REWARD_BATCH = 1024
+"""Fixed batch size of `compute_rewards`, padded with zeros: matrix products of other shapes round
+differently, and a pair's reward must not depend on the pairs computed with it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """Options of the discriminator."""
+    """Options of the discriminator's network."""
 
     hidden: int = 256
-    """Units of each hidden layer."""
+    """Units per hidden layer."""
 
     layers: int = 1
-    """Hidden layers, at least one: without any, the text would cancel in r(A) − r(B)."""
+    """Number of hidden layers, at least 1: without one, the text cancels in r(A) − r(B)."""
 
     activation: Activation = "relu"
-    """After each hidden layer: relu, or tanh as in the authors' code."""
+    """Activation after each hidden layer: relu, or tanh as in the authors' code."""
 
     dropout: float = 0.0
-    """Dropout after each hidden layer, 0 to 1."""
+    """Dropout after each hidden layer, in [0, 1)."""
 
     def __post_init__(self) -> None:
         for name in ("hidden", "layers"):
             if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"rank.network.{name} is {getattr(self, name)}; at least 1 is needed"
-                )
+                raise ConfigError(f"rank.network.{name} is {getattr(self, name)}; wanted 1 or more")
         if self.activation not in get_args(Activation):
             raise ConfigError(
                 f"rank.network.activation is {self.activation!r}; choose from: "
                 f"{', '.join(get_args(Activation))}"
             )
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"rank.network.dropout is {self.dropout}; it must be in [0, 1)")
+            raise ConfigError(f"rank.network.dropout is {self.dropout}; wanted a value in [0, 1)")
 
 
 class Discriminator(nn.Module):
-    """GIFR's discriminator: a text and an image in, a reward out.
+    """GIFR's discriminator: maps a text and an image to a reward.
 
     Zhao, Huang and Lin, "A Graph Interaction Framework on Relevance for Multimodal Named Entity
     Recognition with Multiple Images", section 4.1:
@@ -58,30 +62,40 @@ class Discriminator(nn.Module):
         L_D = −1/|D| Σ_(A, B) log σ(r(I_A) − r(I_B))                       (1)
         R_i = σ(r(I_i) − r(I_blank))                                       (2)
 
-    where A is ranked above B, and the blank image is one of the ranked images.
+    where A ranks above B, and the blank image is one of the ranked images.
 
     | paper    | here                                                                    |
     |----------|-------------------------------------------------------------------------|
     | T_t, V_t | `clip_text`, `clip_image`: CLIP's projected embeddings, not normalised   |
-    | r        | what it gives: an unbounded number; only differences mean something      |
-    | D        | `Pairs`                                                                  |
-    | L_D      | `ranking_loss`                                                           |
-    | R        | `relevance`                                                              |
+    | r        | the output: an unbounded number of which only differences have a meaning |
+    | D        | `make_pairs`                                                            |
+    | L_D      | `ranking_loss`                                                          |
+    | R        | `relevance`                                                             |
 
-    The paper calls it "reinforcement learning based on human preference"; no policy is trained.
-    It is the reward model of that method alone, a pairwise ranking loss.
+    The paper speaks of "reinforcement learning based on human preference", but trains no policy:
+    this is the reward model of that method, trained with a pairwise ranking loss.
 
     Differs from the paper:
 
-    - The MLP has at least one hidden layer. The paper does not lay it out; were it linear,
-      r(A) − r(B) = w · (V_A − V_B), and the text would make no difference.
-    - `temperature` divides the rewards, so that R can be calibrated; 1, which changes nothing,
-      unless training was asked to calibrate.
+    - CLIP is frozen unless `rank.tune_clip` is set.
+    - `temperature` divides the rewards if `rank.calibrate` is set; otherwise it is 1.
+
+    Not stated in the paper:
+
+    - The MLP: one hidden layer of 256 units with ReLU (`rank.network`). It needs at least one
+      hidden layer: if it were linear, r(A) − r(B) = w · (V_A − V_B) would not depend on the text.
+    - The blank image: the encoder's mean colour (`rank.blank`).
+    - The size of D_dis: at most a tenth of train (`rank.share`), a fifth of it held out.
+    - The optimiser: AdamW with linear decay; 60 epochs of batches of 32 pairs.
+
+    As in the authors' code, by option: `rank.network.activation = "tanh"`, `rank.pairs =
+    "neighbours"` (only neighbours in a ranking are paired, not all pairs as eq. 1 reads),
+    `train.ranked_posts` (ranked posts stay in the tagger's training set).
 
     Args:
-        config: The options.
-        d_clip_text: Size of a text's embedding.
-        d_clip_image: Size of an image's embedding.
+        config: Network options.
+        d_clip_text: Size of a text embedding.
+        d_clip_image: Size of an image embedding.
     """
 
     temperature: Tensor
@@ -91,9 +105,9 @@ class Discriminator(nn.Module):
         self.config = config
         sizes = [d_clip_text + d_clip_image, *[config.hidden] * config.layers]
         layers: list[nn.Module] = []
-        for wide, narrow in itertools.pairwise(sizes):
+        for d_in, d_out in itertools.pairwise(sizes):
             layers += [
-                nn.Linear(wide, narrow),
+                nn.Linear(d_in, d_out),
                 _ACTIVATIONS[config.activation](),
                 nn.Dropout(config.dropout),
             ]
@@ -103,7 +117,7 @@ class Discriminator(nn.Module):
     def forward(
         self, text: Float[Tensor, "pairs d_clip_text"], image: Float[Tensor, "pairs d_clip_image"]
     ) -> Float[Tensor, " pairs"]:
-        """The rewards r of texts and images."""
+        """Return the rewards r of texts with images."""
         reward: Tensor = self.mlp(torch.cat([text, image], dim=1)).squeeze(1)  # r = MLP(G)
         return reward / self.temperature
 
@@ -111,79 +125,93 @@ class Discriminator(nn.Module):
 def ranking_loss(
     better: Float[Tensor, " pairs"], worse: Float[Tensor, " pairs"]
 ) -> Float[Tensor, ""]:
-    """Eq. 1: −mean log σ(r(A) − r(B))."""
+    """Return L_D of eq. 1: −mean log σ(r(A) − r(B))."""
     return -nn.functional.logsigmoid(better - worse).mean()
 
 
 def relevance(
     reward: Float[Tensor, " pairs"], blank: Float[Tensor, " pairs"]
 ) -> Float[Tensor, " pairs"]:
-    """Eq. 2: R, in (0, 1); 0.5 at the blank image, above it where the image ranks before it."""
+    """Return R of eq. 2, in (0, 1): above 0.5 for images that rank before the blank image."""
     return torch.sigmoid(reward - blank)
 
 
-@runtime_checkable
-class Embeddings(Protocol):
-    """CLIP embeddings of the ranked posts' texts and images, by number.
-
-    Frozen ones lie in a cache (`CachedEmbeddings`); towers that are trained too compute them.
-    """
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Of a text's embedding, and of an image's."""
-        ...
-
-    def __call__(
-        self, text: Int[Tensor, " texts"], image: Int[Tensor, " images"]
-    ) -> tuple[Float[Tensor, "texts d_clip_text"], Float[Tensor, "images d_clip_image"]]:
-        """The embeddings of some texts and images, on the discriminator's device."""
-        ...
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """What is trained besides the discriminator."""
-        ...
-
-    def train(self, mode: bool, /) -> object:
-        """Train (dropout and the like), or not."""
-        ...
-
-
-class CachedEmbeddings:
-    """Embeddings that are there already.
+@torch.no_grad()
+def compute_rewards(
+    discriminator: Discriminator,
+    texts: NDArray[np.floating],
+    images: NDArray[np.floating],
+    text: NDArray[np.integer],
+    image: NDArray[np.integer],
+) -> NDArray[np.float32]:
+    """Compute rewards on the CPU, in float32.
 
     Args:
-        text: One row a text.
-        image: One row an image, the blank image last.
+        discriminator: Discriminator in evaluation mode, on the CPU.
+        texts: (t, d_clip_text) text embeddings.
+        images: (i, d_clip_image) image embeddings.
+        text: (n,) rows of `texts`.
+        image: (n,) rows of `images`.
+
+    Returns:
+        (n,) rewards.
     """
+    rewards = np.zeros(len(text), np.float32)
+    text_batch = np.zeros((REWARD_BATCH, texts.shape[1]), np.float32)
+    image_batch = np.zeros((REWARD_BATCH, images.shape[1]), np.float32)
+    for start in range(0, len(text), REWARD_BATCH):
+        part = slice(start, start + REWARD_BATCH)
+        count = len(text[part])
+        text_batch[:count], image_batch[:count] = texts[text[part]], images[image[part]]
+        text_batch[count:], image_batch[count:] = 0, 0
+        found = discriminator(torch.from_numpy(text_batch), torch.from_numpy(image_batch))
+        rewards[part] = found.numpy()[:count]
+    return rewards
+
+
+class Embeddings(nn.Module, ABC):
+    """CLIP embeddings of the ranked posts' texts and images, by index."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> tuple[int, int]:
+        """Sizes of a text embedding and of an image embedding."""
+
+    @abstractmethod
+    def forward(
+        self, text: Int[Tensor, " texts"], image: Int[Tensor, " images"]
+    ) -> tuple[Float[Tensor, "texts d_clip_text"], Float[Tensor, "images d_clip_image"]]:
+        """Return the embeddings of some texts and images, on the module's device."""
+
+
+@final
+class CachedEmbeddings(Embeddings):
+    """Frozen embeddings.
+
+    Args:
+        text: One row per text.
+        image: One row per image, the blank image last.
+    """
+
+    text: Tensor
+    image: Tensor
 
     def __init__(
         self,
         text: Float[Tensor, "texts d_clip_text"],
         image: Float[Tensor, "images d_clip_image"],
     ) -> None:
-        self.text = text
-        self.image = image
+        super().__init__()
+        self.register_buffer("text", text)
+        self.register_buffer("image", image)
 
     @property
     def sizes(self) -> tuple[int, int]:
         """See `Embeddings`."""
         return self.text.shape[1], self.image.shape[1]
 
-    def __call__(
+    def forward(
         self, text: Int[Tensor, " texts"], image: Int[Tensor, " images"]
     ) -> tuple[Float[Tensor, "texts d_clip_text"], Float[Tensor, "images d_clip_image"]]:
         """See `Embeddings`."""
         return self.text[text], self.image[image]
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """None: they are frozen."""
-        return ()
-
-    def train(self, mode: bool, /) -> object:  # noqa: ARG002
-        """Nothing to do."""
-        return self
-
-    def to(self, device: torch.device) -> "CachedEmbeddings":
-        """The same on a device."""
-        return CachedEmbeddings(self.text.to(device), self.image.to(device))

@@ -1,10 +1,10 @@
-"""Tasks for people who rank images in Label Studio, and what they send back.
+"""Ranking tasks for Label Studio, and its exports.
 
-Label Studio's `Ranker` sorts the items of a `List`, into buckets where there are some. A task
-shows a post's text and images; people drag the images that help into one bucket, best first, and
-those that do not into another. The blank image stands between the two. Images that nobody moved
-stay out of the ranking. An export may also come from a project without buckets, where one of the
-items is the blank image.
+Label Studio's `Ranker` sorts the items of a `List`, optionally into buckets. A task shows a post's
+text and images; annotators drag the helpful images into one bucket, best first, and the others
+into a second one. The blank image stands between the two buckets. Images that were not moved stay
+out of the ranking. Exports of projects without buckets, in which one item is the blank image, are
+read too.
 
 Formats: https://labelstud.io/tags/ranker, https://labelstud.io/guide/task_format
 """
@@ -12,56 +12,50 @@ Formats: https://labelstud.io/tags/ranker, https://labelstud.io/guide/task_forma
 import html
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from mnerfeat.cache import text_id
 from mnerfeat.errors import DataError
-from mnerfeat.preference.matching import RankablePost
-from mnerfeat.preference.rankings import (
-    HUMAN,
-    Found,
-    Ranking,
-    ranking_faults,
-    read_text,
-)
+from mnerfeat.preference.posts import RankablePost
+from mnerfeat.preference.rankings import HUMAN, Ranking, RankingFile, ranking_faults, read_text
 
 logger = logging.getLogger(__name__)
 
-RELEVANT, IRRELEVANT = "relevant", "irrelevant"
-"""The buckets, before and after the blank image."""
+RELEVANT, IRRELEVANT, UNSORTED = "relevant", "irrelevant", "_"
+"""Buckets: before the blank image, after it, and not moved by the annotator."""
 
 BLANK_ITEM = "blank"
-"""The id of the blank image, in projects without buckets."""
-
-_UNSORTED = "_"
+"""Item id of the blank image in projects without buckets."""
 
 INTERFACE = f"""<View>
   <Style>
     .htx-ranker-item img {{ max-width: 100%; max-height: 18em; }}
   </Style>
-  <Header value="Which images tell something about the names in this post?"/>
+  <Header value="Which images help to understand the names in this post?"/>
   <Text name="text" value="$text"/>
   <List name="images" value="$items" title="Images"/>
   <Ranker name="rank" toName="images">
-    <Bucket name="{RELEVANT}" title="Tell something: best first"/>
-    <Bucket name="{IRRELEVANT}" title="Tell nothing: the least useless first"/>
+    <Bucket name="{RELEVANT}" title="Helpful, best first"/>
+    <Bucket name="{IRRELEVANT}" title="Not helpful, best first"/>
   </Ranker>
 </View>
 """
-"""The labelling interface that goes with the tasks."""
+"""Labelling interface for the tasks."""
+
+_HINT = "in Label Studio, Export → JSON (not JSON-MIN, not CSV)"
 
 
 def make_tasks(
     posts: Iterable[tuple[str, RankablePost]], *, images: str
 ) -> list[dict[str, Mapping[str, Any]]]:
-    """Tasks for Label Studio's import.
+    """Return tasks for Label Studio's import.
 
     Args:
-        posts: Split and post; those without images give no task.
-        images: Where a browser finds the images: what stands before their names in an address,
-            `/data/local-files/?d=images/` for example.
+        posts: Split and post; posts without images are skipped.
+        images: URL prefix of the images, for example `/data/local-files/?d=images/`.
     """
     return [
         {
@@ -70,7 +64,11 @@ def make_tasks(
                 "split": split,
                 "text": post.text,
                 "items": [
-                    {"id": name, "title": name, "html": _shown(images + quote(name))}
+                    {
+                        "id": name,
+                        "title": name,
+                        "html": f'<img src="{html.escape(images + quote(name))}"/>',
+                    }
                     for name in post.images
                 ],
             }
@@ -80,24 +78,14 @@ def make_tasks(
     ]
 
 
-def read_export(path: Path) -> tuple[Ranking, ...]:
-    """Read what Label Studio exports as JSON.
+def parse_export(path: Path) -> RankingFile:
+    """Parse Label Studio's JSON export.
 
-    Skipped and unfinished tasks are passed over, and counted in the log.
-
-    Raises:
-        DataError: The file cannot be read or is no such export, or tasks cannot be used: no
-            post's id, no ranking, no blank image, an empty ranking, an image twice, a post ranked
-            twice by one person. All of them are listed.
-    """
-    return find_exported(path).check()
-
-
-def find_exported(path: Path) -> Found:
-    """What Label Studio's JSON export holds; see `read_export`.
+    Skipped and unfinished tasks are ignored; a warning gives their number. Faults are: no post
+    id, no ranking, no blank image, an empty ranking, duplicate images.
 
     Raises:
-        DataError: The file cannot be read or is no such export.
+        DataError: The file cannot be read or is not such an export.
     """
     try:
         tasks = json.loads(read_text(path))
@@ -107,51 +95,36 @@ def find_exported(path: Path) -> Found:
         isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks
     ):
         raise DataError(
-            f"{path} is no export of Label Studio: wanted a list of tasks with 'data' and "
+            f"{path} is not an export of Label Studio: wanted a list of tasks with 'data' and "
             "'annotations'",
             hint=_HINT,
         )
-    rankings: list[Ranking] = []
-    places: list[str] = []
-    faults: list[str] = []
+    records: list[tuple[str, Ranking | list[str]]] = []
     skipped = 0
     for number, task in enumerate(tasks, start=1):
-        place = f"{path}: task {task.get('id', number)}"
-        annotations = [one for one in task.get("annotations") or () if not _cancelled(one)]
+        annotations = [
+            one
+            for one in task.get("annotations") or ()
+            if not (isinstance(one, dict) and one.get("was_cancelled"))
+        ]
         skipped += not annotations
-        for annotation in annotations:
-            found = _ranking(task["data"], annotation)
-            if isinstance(found, Ranking):
-                rankings.append(found)
-                places.append(place)
-            else:
-                faults += [f"{place}: {fault}" for fault in found]
+        place = f"{path}: task {task.get('id', number)}"
+        records += [(place, _parse_annotation(task["data"], one)) for one in annotations]
     if skipped:
-        logger.warning("%s: %d tasks have no annotation and are passed over", path, skipped)
-    return Found(path=path, rankings=tuple(rankings), places=tuple(places), faults=tuple(faults))
+        logger.warning("%s: %d tasks have no annotation and are ignored", path, skipped)
+    return RankingFile.collect(path, records)
 
 
-_HINT = "in Label Studio, Export → JSON (not JSON-MIN, not CSV)"
-
-
-def _shown(address: str) -> str:
-    return f'<img src="{html.escape(address)}"/>'
-
-
-def _cancelled(annotation: object) -> bool:
-    return isinstance(annotation, dict) and bool(annotation.get("was_cancelled"))
-
-
-def _ranking(data: Mapping[str, Any], annotation: object) -> Ranking | list[str]:
+def _parse_annotation(data: Mapping[str, Any], annotation: object) -> Ranking | list[str]:
+    """Return the ranking of an annotated task, or its faults."""
     faults: list[str] = []
-    name = data.get("id")
-    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-        faults.append("its data has no 'id': the post's")
-    values = list(_values(annotation))
+    post, text, split = data.get("id"), data.get("text"), data.get("split")
+    if isinstance(post, bool) or not isinstance(post, str | int) or post == "":
+        faults.append("its data has no 'id', the post id")
+    values = list(_ranker_values(annotation))
     if len(values) != 1:
-        faults.append(f"an annotation has {len(values)} rankings; wanted one")
-        return faults
-    order = _order(values[0])
+        return [*faults, f"an annotation has {len(values)} rankings; wanted one"]
+    order = _parse_order(values[0])
     if isinstance(order, str):
         return [*faults, order]
     images, blank = order
@@ -165,18 +138,18 @@ def _ranking(data: Mapping[str, Any], annotation: object) -> Ranking | list[str]
         return faults
     by = annotation.get("completed_by") if isinstance(annotation, dict) else None
     by = by.get("email") or by.get("id") if isinstance(by, dict) else by
-    split = data.get("split")
     return Ranking(
-        id=str(name),
+        id=str(post),
         images=tuple(images),
         blank=blank,
         source=HUMAN,
         split=split if isinstance(split, str) and split else None,
         annotator=None if by is None else str(by),
+        text_id=text_id(text).hex() if isinstance(text, str) else None,
     )
 
 
-def _values(annotation: object) -> Iterator[object]:
+def _ranker_values(annotation: object) -> Iterator[object]:
     results = annotation.get("result") if isinstance(annotation, dict) else None
     for result in results or ():
         if isinstance(result, dict) and result.get("type") == "ranker":
@@ -184,32 +157,26 @@ def _values(annotation: object) -> Iterator[object]:
             yield value.get("ranker") if isinstance(value, dict) else None
 
 
-def _order(value: object) -> tuple[list[str], int | None] | str:
-    """Images best first and the blank's position (None where it is missing), or a fault."""
+def _parse_order(value: object) -> tuple[list[str], int | None] | str:
+    """Return images, best first, and the blank's position (None if missing); or a fault."""
     if isinstance(value, dict):
-        buckets = {name: _names(items) for name, items in value.items() if name != _UNSORTED}
-        if None in buckets.values():
-            return "a bucket of its ranking is no list of items"
-        lists = {name: items for name, items in buckets.items() if items is not None}
-        if lists and set(lists) <= {RELEVANT, IRRELEVANT}:
-            relevant = lists.get(RELEVANT, [])
-            return [*relevant, *lists.get(IRRELEVANT, [])], len(relevant)
-        if len(lists) != 1:
-            return (
-                f"its buckets are {', '.join(lists) or 'none'}; wanted {RELEVANT} and {IRRELEVANT}"
+        buckets = {name: items for name, items in value.items() if name != UNSORTED}
+        if not all(isinstance(items, list) for items in buckets.values()):
+            return "a bucket of its ranking is not a list of items"
+        if buckets and set(buckets) <= {RELEVANT, IRRELEVANT}:
+            relevant, irrelevant = (
+                [str(item) for item in buckets.get(name, [])] for name in (RELEVANT, IRRELEVANT)
             )
-        value = next(iter(lists.values()))
-    names = _names(value)
-    if names is None:
-        return "its ranking is no list of items"
-    count = names.count(BLANK_ITEM)
+            return [*relevant, *irrelevant], len(relevant)
+        if len(buckets) != 1:
+            names = ", ".join(buckets) or "none"
+            return f"its buckets are {names}; wanted {RELEVANT} and {IRRELEVANT}"
+        (value,) = buckets.values()
+    if not isinstance(value, list):
+        return "its ranking is not a list of items"
+    items = [str(item) for item in value]
+    count = items.count(BLANK_ITEM)
     if count > 1:
-        return f"the blank image stands {count} times"
-    images = [one for one in names if one != BLANK_ITEM]
-    return images, names.index(BLANK_ITEM) if count else None
-
-
-def _names(items: object) -> list[str] | None:
-    if isinstance(items, Sequence) and not isinstance(items, str):
-        return [str(item) for item in items]
-    return None
+        return f"the blank image is listed {count} times"
+    images = [one for one in items if one != BLANK_ITEM]
+    return images, items.index(BLANK_ITEM) if count else None

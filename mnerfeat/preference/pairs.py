@@ -1,22 +1,25 @@
-"""The pairs of eq. 1: a better image and a worse one of the same post, the blank among them."""
+"""Pairs of a better and a worse image of the same post: D of GIFR's eq. 1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mnerfeat.preference.matching import RankedPost
+from mnerfeat.preference.posts import RankedPost
+
+PairSelection = Literal["all", "neighbours"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """A ranking in numbers.
+class IndexedRanking:
+    """A ranking whose text and images are given by index.
 
     Attributes:
-        text: Number of the post's text.
-        items: Numbers of its ranked images, best first, the blank image among them.
+        text: Index of the post's text.
+        items: Indices of the ranked images, best first, including the blank image.
         blank: Position of the blank image in `items`.
     """
 
@@ -25,36 +28,14 @@ class Order:
     blank: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pairs:
-    """Pairs of images of the same post.
-
-    Attributes:
-        text: Number of the text.
-        better: Number of the image that is ranked higher.
-        worse: Number of the image that is ranked lower.
-        with_blank: Whether one of the two is the blank image.
-        order: Which ranking the pair comes from.
-    """
-
-    text: Int[Tensor, " pairs"]
-    better: Int[Tensor, " pairs"]
-    worse: Int[Tensor, " pairs"]
-    with_blank: Tensor
-    order: Int[Tensor, " pairs"]
-
-    def __len__(self) -> int:
-        return len(self.text)
-
-
-def number(
+def index_rankings(
     ranked: Sequence[RankedPost],
-) -> tuple[tuple[Order, ...], tuple[str, ...], tuple[str, ...]]:
-    """Rankings as numbers of their texts and images.
+) -> tuple[tuple[IndexedRanking, ...], tuple[str, ...], tuple[str, ...]]:
+    """Number the texts and images of rankings.
 
     Returns:
-        The rankings; the texts and the images' names that the numbers stand for. The blank image
-        has the number after the last image.
+        The indexed rankings, the texts, and the image names. The blank image's index is the
+        number of image names.
     """
     texts: dict[str, int] = {}
     images: dict[str, int] = {}
@@ -62,25 +43,29 @@ def number(
         texts.setdefault(one.post.text, len(texts))
         for name in one.ranking.images:
             images.setdefault(name, len(images))
-    orders = []
+    rankings = []
     for one in ranked:
+        blank = one.ranking.blank
         items = [images[name] for name in one.ranking.images]
-        items.insert(one.ranking.blank, len(images))
-        orders.append(Order(text=texts[one.post.text], items=tuple(items), blank=one.ranking.blank))
-    return tuple(orders), tuple(texts), tuple(images)
+        items.insert(blank, len(images))
+        rankings.append(IndexedRanking(text=texts[one.post.text], items=tuple(items), blank=blank))
+    return tuple(rankings), tuple(texts), tuple(images)
 
 
-def make_pairs(orders: Sequence[Order]) -> Pairs:
-    """Every pair of items of each ranking: D of eq. 1.
+def make_pairs(
+    rankings: Sequence[IndexedRanking], selection: PairSelection = "all"
+) -> Int[Tensor, "pairs 3"]:
+    """Return the pairs of eq. 1 as indices: text, better image, worse image.
 
-    A ranking of k images and the blank gives k (k + 1) / 2 pairs.
+    Args:
+        rankings: Rankings that include the blank image.
+        selection: `all` pairs of a ranking, k (k + 1) / 2 for k images; or only its k
+            `neighbours`, as in the authors' code.
     """
     rows = [
-        (order.text, order.items[i], order.items[j], order.blank in (i, j), place)
-        for place, order in enumerate(orders)
-        for i in range(len(order.items))
-        for j in range(i + 1, len(order.items))
+        (ranking.text, better, worse)
+        for ranking in rankings
+        for place, better in enumerate(ranking.items)
+        for worse in ranking.items[place + 1 :][: 1 if selection == "neighbours" else None]
     ]
-    columns = torch.tensor(rows, dtype=torch.long).reshape(-1, 5).unbind(dim=1)
-    text, better, worse, with_blank, order = columns
-    return Pairs(text=text, better=better, worse=worse, with_blank=with_blank.bool(), order=order)
+    return torch.tensor(rows, dtype=torch.long).reshape(-1, 3)

@@ -1,6 +1,6 @@
-"""The rankings as the authors of GIFR share them: `text/preference2.txt` beside the data sets.
+"""Rankings as published by the authors of GIFR: `text/preference2.txt` beside the data sets.
 
-Their public code reads the file line by line:
+Their code reads the file line by line:
 
 ```
 id: 5302
@@ -12,26 +12,20 @@ inf.png
 5302_0.jpg
 ```
 
-A line `id: ` begins a post; the lines after `images` name its images, best first; the one that
-ends in `.png` is the blank image. Text and labels are those of the data set and are not read.
+A line `id:` begins a post. The lines after `images` name its images, best first; the name that
+ends in `.png` is the blank image. Text and labels repeat the data set's and are not read.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mnerfeat.preference.matching import RankablePost
-from mnerfeat.preference.rankings import (
-    HUMAN,
-    Found,
-    Ranking,
-    ranking_faults,
-    read_text,
-)
+from mnerfeat.preference.posts import RankablePost
+from mnerfeat.preference.rankings import HUMAN, Ranking, RankingFile, ranking_faults, read_text
 
-_ID, _IMAGES, _OTHERS = "id:", "images", ("text:", "label:")
+_ID, _OTHERS = "id:", ("images", "text:", "label:")
 _BLANK = ".png"
-_SUFFIXES = (".jpg", ".jpeg", ".webp", _BLANK)
+_IMAGES = (".jpg", ".jpeg", ".webp", _BLANK)
 
 
 @dataclass
@@ -41,94 +35,75 @@ class _Entry:
     names: list[str] = field(default_factory=list)
 
 
-def read_published(path: Path) -> tuple[Ranking, ...]:
-    """Read the rankings of GIFR's authors.
+def parse_published(path: Path) -> RankingFile:
+    """Parse the file of GIFR's authors.
 
-    Raises:
-        DataError: The file cannot be read or holds no ranking, or entries cannot be used: no
-            blank image or several, an empty ranking, an image twice, lines of another format, a
-            post ranked twice. All of them are listed.
-    """
-    return find_published(path).check()
-
-
-def find_published(path: Path) -> Found:
-    """What the file of GIFR's authors holds; see `read_published`.
+    Faults are: no blank image or several, an empty ranking, duplicate images, unknown lines.
 
     Raises:
         DataError: The file cannot be read.
     """
     entries: list[_Entry] = []
-    faults: list[str] = []
+    records: list[tuple[str, Ranking | list[str]]] = []
     for number, raw in enumerate(read_text(path).split("\n"), start=1):
         line = raw.strip()
-        if not line or line.startswith((_IMAGES, *_OTHERS)):
+        if not line or line.startswith(_OTHERS):
             continue
         if line.startswith(_ID):
             entries.append(_Entry(number, line.removeprefix(_ID).strip()))
-        elif not line.lower().endswith(_SUFFIXES):
-            faults.append(
-                f"{path}:{number}: {line[:60]!r} is no image's name and begins with none of "
-                f"{', '.join((_ID, *_OTHERS, _IMAGES))}"
-            )
+        elif not line.lower().endswith(_IMAGES):
+            begins = ", ".join((_ID, *_OTHERS))
+            fault = f"{line[:60]!r} is not an image name and does not begin with {begins}"
+            records.append((f"{path}:{number}", [fault]))
         elif not entries:
-            faults.append(f"{path}:{number}: an image before the first line {_ID!r}")
+            records.append((f"{path}:{number}", [f"an image before the first line {_ID!r}"]))
         else:
             entries[-1].names.append(line)
-    rankings, places = [], []
-    for entry in entries:
-        place = f"{path}:{entry.line}"
-        found = _ranking(entry)
-        if isinstance(found, Ranking):
-            rankings.append(found)
-            places.append(place)
-        else:
-            faults += [f"{place}: post {entry.id!r}: {fault}" for fault in found]
-    return Found(path=path, rankings=tuple(rankings), places=tuple(places), faults=tuple(faults))
+    records += [(f"{path}:{entry.line}", _parse_entry(entry)) for entry in entries]
+    return RankingFile.collect(path, records)
 
 
-def with_splits(
+def identify_posts(
     rankings: Sequence[Ranking], posts: Mapping[str, Sequence[RankablePost]]
 ) -> tuple[Ranking, ...]:
-    """The same rankings, each told the split and the id of the post that has its images.
+    """Give each ranking the split and id of the post that has its images.
 
-    The file numbers its posts; where that number is not the data set's id, the images tell which
-    post is meant, for no other post has them. What cannot be told is left as it is, for
-    `match` to refuse.
+    The published file numbers its posts. If a number is not the data set's id, the images identify
+    the post, provided that no other post has them. Other rankings are returned unchanged, and
+    `match_posts` refuses them.
     """
     owners: dict[str, list[tuple[str, RankablePost]]] = {}
     for split, some in posts.items():
         for post in some:
             for name in post.images:
                 owners.setdefault(name, []).append((split, post))
-    told = []
+    identified = []
     for ranking in rankings:
-        fitting = [
+        candidates = [
             (split, post)
             for split, post in owners.get(ranking.images[0], [])
             if set(ranking.images) <= set(post.images)
         ]
-        same = [one for one in fitting if one[1].id == ranking.id] or fitting
-        if len(same) == 1:
-            split, post = same[0]
-            told.append(replace(ranking, split=split, id=post.id))
+        candidates = [one for one in candidates if one[1].id == ranking.id] or candidates
+        if len(candidates) == 1:
+            ((split, post),) = candidates
+            identified.append(replace(ranking, split=split, id=post.id))
         else:
-            told.append(ranking)
-    return tuple(told)
+            identified.append(ranking)
+    return tuple(identified)
 
 
-def _ranking(entry: _Entry) -> Ranking | list[str]:
+def _parse_entry(entry: _Entry) -> Ranking | list[str]:
+    """Return an entry's ranking, or its faults."""
     blanks = [i for i, name in enumerate(entry.names) if name.lower().endswith(_BLANK)]
     images = [name for name in entry.names if not name.lower().endswith(_BLANK)]
     faults = list(ranking_faults(images, 0))
-    if len(blanks) != 1:
-        faults.append(
-            f"{len(blanks)} lines end in {_BLANK}; one is wanted, the blank image"
-            if blanks
-            else f"the blank image is missing: no line ends in {_BLANK}"
-        )
+    if not blanks:
+        faults.append(f"the blank image is missing: no line ends in {_BLANK}")
+    if len(blanks) > 1:
+        faults.append(f"{len(blanks)} lines end in {_BLANK}; wanted one, the blank image")
     if not entry.id:
-        faults.append(f"nothing stands after {_ID!r}")
+        faults.append(f"no id follows {_ID!r}")
     if faults:
-        return faults
+        return [f"post {entry.id!r}: {fault}" for fault in faults]
     return Ranking(id=entry.id, images=tuple(images), blank=blanks[0], source=HUMAN)

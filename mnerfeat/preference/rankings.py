@@ -1,33 +1,33 @@
-"""Rankings of a post's images: what people (or a stand-in for them) prefer.
-
-One JSON object a line:
+"""Rankings of a post's images, and the JSON lines file they are kept in.
 
 ```
 {"id": "5302", "images": ["5302_2.jpg", "5302_0.jpg"], "blank": 1, "source": "human"}
 ```
 
-`images` are the post's images, best first; `blank` is how many of them are worth more than no
-image at all, that is the position of the blank image among them (Zhao, Huang and Lin, GIFR,
-section 4.1). `source` says who ranked: `human`, `proxy` for anything that only stands in for
-people, or any other word. `split` (train, dev, test) is needed where an id stands in several
-splits, and `annotator` where several people ranked one post. A ranking may be partial: images
-that were not ranked are left out of `images`.
+`images` lists the post's images, best first. `blank` is the position of the blank image among
+them: the number of images that help more than no image at all (Zhao, Huang and Lin, GIFR, section
+4.1). `source` says who ranked: `human`, `proxy` for any substitute for people, or another word.
+`split` (train, dev, test) is required if an id occurs in several splits, and `annotator` if
+several people ranked one post. A ranking may be partial: unranked images are left out of `images`.
+
+`text_id` and `image_ids` are SHA-256 digests of the text and of the image files that were ranked.
+They are optional; if present, a post or an image that has changed since is noticed.
 """
 
 import json
-import os
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mnerfeat.errors import DataError, StorageError
+from mnerfeat.cache.storage import beside
+from mnerfeat.errors import DataError
 
 HUMAN, PROXY, UNSTATED = "human", "proxy", "unstated"
-"""Who ranked: people; something that stands in for them; the file does not say."""
+"""Sources: people; a substitute for people; not stated in the file."""
 
-KEYS = ("id", "images", "blank", "source", "split", "annotator")
-"""What a line may hold."""
+KEYS = ("id", "images", "blank", "source", "split", "annotator", "text_id", "image_ids")
+"""Keys of a record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,14 @@ class Ranking:
     """One ranking of one post's images.
 
     Attributes:
-        id: Of the post.
-        images: Names, best first; at least one, none twice.
-        blank: Images worth more than the blank one, 0 to `len(images)`.
+        id: Post id.
+        images: Image names, best first; at least one, no duplicates.
+        blank: Number of images that rank before the blank image, 0 to `len(images)`.
         source: Who ranked: `human`, `proxy`, `unstated`, or another word.
-        split: Of the post, or None where the file does not say.
-        annotator: Which of several people, or None.
+        split: Split of the post; None if the file does not say.
+        annotator: Person who ranked; None if the file does not say.
+        text_id: SHA-256 of the post's text when it was ranked, in hex; None if unknown.
+        image_ids: SHA-256 of each image file, in hex, parallel to `images`; empty if unknown.
     """
 
     id: str
@@ -49,38 +51,55 @@ class Ranking:
     source: str = UNSTATED
     split: str | None = None
     annotator: str | None = None
+    text_id: str | None = None
+    image_ids: tuple[str, ...] = ()
 
     @property
     def relevant(self) -> tuple[str, ...]:
-        """The images before the blank one."""
+        """Images that rank before the blank image."""
         return self.images[: self.blank]
 
     @property
     def irrelevant(self) -> tuple[str, ...]:
-        """The images after the blank one."""
+        """Images that rank after the blank image."""
         return self.images[self.blank :]
 
     def record(self) -> dict[str, object]:
-        """As it stands in a file."""
-        record: dict[str, object] = {
+        """Return the JSON object that a file holds for this ranking."""
+        optional = {
+            "split": self.split,
+            "annotator": self.annotator,
+            "text_id": self.text_id,
+            "image_ids": list(self.image_ids) or None,
+        }
+        return {
             "id": self.id,
             "images": list(self.images),
             "blank": self.blank,
             "source": self.source,
+            **{key: value for key, value in optional.items() if value is not None},
         }
-        more = {"split": self.split, "annotator": self.annotator}
-        return record | {key: value for key, value in more.items() if value is not None}
+
+    def restricted_to(self, images: Collection[str]) -> "Ranking":
+        """Return the ranking of those of its images that are in `images`."""
+        kept = [place for place, name in enumerate(self.images) if name in images]
+        return replace(
+            self,
+            images=tuple(self.images[place] for place in kept),
+            blank=sum(place < self.blank for place in kept),
+            image_ids=tuple(self.image_ids[place] for place in kept) if self.image_ids else (),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a file of rankings holds, good and bad.
+class RankingFile:
+    """The content of a file of rankings, faults included.
 
     Attributes:
-        path: Of the file.
-        rankings: Those that can be read.
-        places: Where each of them stands, for messages.
-        faults: What is wrong with the others, and with the file.
+        path: The file.
+        rankings: Rankings that could be parsed.
+        places: Line or task of each ranking, for messages.
+        faults: Faults of the remaining records and of the file.
     """
 
     path: Path
@@ -88,99 +107,103 @@ class Found:
     places: tuple[str, ...]
     faults: tuple[str, ...]
 
+    @staticmethod
+    def collect(path: Path, records: Iterable[tuple[str, Ranking | list[str]]]) -> "RankingFile":
+        """Sort parsed records, each a place with a ranking or with its faults."""
+        rankings: list[Ranking] = []
+        places: list[str] = []
+        faults: list[str] = []
+        for place, found in records:
+            if isinstance(found, Ranking):
+                rankings.append(found)
+                places.append(place)
+            else:
+                faults += [f"{place}: {fault}" for fault in found]
+        return RankingFile(
+            path=path, rankings=tuple(rankings), places=tuple(places), faults=tuple(faults)
+        )
+
     def check(self, *more: str, hint: str | None = None) -> tuple[Ranking, ...]:
-        """The rankings, if nothing is wrong with any of them.
+        """Return the rankings, provided that the file has no faults.
 
         Args:
-            more: Further faults.
-            hint: What to do about them.
+            more: Faults found by the caller.
+            hint: Next step for the user.
 
         Raises:
-            DataError: With every fault, posts that are ranked twice among them; or there is no
-                ranking.
+            DataError: The file has faults, among them posts ranked twice by one annotator (all
+                faults are listed), or it holds no ranking.
         """
-        faults = [*self.faults, *_repeated(self.rankings, self.places), *more]
+        faults = [*self.faults, *self._duplicates(), *more]
         if faults:
             raise DataError(
-                f"{self.path} holds {len(faults):,} {'fault' if len(faults) == 1 else 'faults'}:",
+                f"{self.path} has {len(faults):,} {'fault' if len(faults) == 1 else 'faults'}:",
                 faults=faults,
-                hint=hint or "correct or take out these rankings, and run the command again",
+                hint=hint or "correct or remove these rankings, then repeat the command",
             )
         if not self.rankings:
             raise DataError(f"{self.path} holds no ranking")
         return self.rankings
+
+    def _duplicates(self) -> Iterator[str]:
+        first: dict[tuple[str | None, str, str | None], str] = {}
+        for ranking, place in zip(self.rankings, self.places, strict=True):
+            key = (ranking.split, ranking.id, ranking.annotator)
+            if key in first:
+                yield (
+                    f"{place}: post {ranking.id!r} is ranked twice (first: {first[key]}); if "
+                    "several people ranked it, add 'annotator'"
+                )
+            first.setdefault(key, place)
+
+
+def parse_rankings(path: Path) -> RankingFile:
+    """Parse a file of rankings, one JSON object a line.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    return RankingFile.collect(
+        path, ((f"{path}:{number}", _parse_line(line)) for number, line in lines if line.strip())
+    )
 
 
 def read_rankings(path: Path) -> tuple[Ranking, ...]:
     """Read a file of rankings.
 
     Raises:
-        DataError: The file cannot be read or holds no ranking, or lines cannot be used: not JSON,
-            keys missing, of the wrong type or unknown, an empty ranking, an image twice, a blank
-            outside the ranking, a post ranked twice by one annotator. All of them are listed.
+        DataError: The file cannot be read or holds no ranking, or lines are invalid: not JSON,
+            keys missing, unknown or of the wrong type, an empty ranking, duplicate images, an
+            impossible blank, a post ranked twice by one annotator. All faults are listed.
     """
-    return find_rankings(path).check()
-
-
-def find_rankings(path: Path) -> Found:
-    """What a file of rankings holds.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    rankings: list[Ranking] = []
-    places: list[str] = []
-    faults: list[str] = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            faults.append(f"{place}: not JSON ({error})")
-            continue
-        found = _ranking(record)
-        if isinstance(found, Ranking):
-            rankings.append(found)
-            places.append(place)
-        else:
-            faults += [f"{place}: {fault}" for fault in found]
-    return Found(path=path, rankings=tuple(rankings), places=tuple(places), faults=tuple(faults))
+    return parse_rankings(path).check()
 
 
 def write_rankings(rankings: Iterable[Ranking], path: Path) -> None:
-    """Write rankings so that `read_rankings` gives them back, all or nothing.
+    """Write a file that `read_rankings` can read, all or nothing.
 
     Raises:
-        DataError: There is none, or some could not be read back; all of them are listed.
-        StorageError: The file cannot be written; an older one is then left as it was.
+        DataError: There is no ranking, or rankings are invalid; all of them are listed.
+        StorageError: The file cannot be written; an existing one stays as it was.
     """
     rankings = tuple(rankings)
-    faults = []
-    for ranking in rankings:
-        found = _ranking(ranking.record())
-        if not isinstance(found, Ranking):
-            faults += [f"post {ranking.id!r}: {fault}" for fault in found]
-    places = tuple(f"post {ranking.id!r}" for ranking in rankings)
-    Found(path=path, rankings=rankings, places=places, faults=tuple(faults)).check()
+    records = ((f"post {one.id!r}", _parse_line(json.dumps(one.record()))) for one in rankings)
+    RankingFile.collect(path, records).check()
     lines = (json.dumps(ranking.record(), ensure_ascii=False) for ranking in rankings)
     write_text("".join(f"{line}\n" for line in lines), path)
 
 
-def sources(rankings: Iterable[Ranking]) -> dict[str, int]:
-    """How many rankings come from whom, by name."""
-    found: dict[str, int] = {}
-    for ranking in rankings:
-        found[ranking.source] = found.get(ranking.source, 0) + 1
-    return dict(sorted(found.items()))
+def count_sources(rankings: Iterable[Ranking]) -> dict[str, int]:
+    """Return the number of rankings by source, sorted by source."""
+    return dict(sorted(Counter(ranking.source for ranking in rankings).items()))
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, with or without a byte order mark.
+    """Read a UTF-8 file, with or without a byte order mark.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The file cannot be read.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
@@ -191,79 +214,78 @@ def read_text(path: Path) -> str:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a file, all or nothing.
+    """Write a UTF-8 file, all or nothing; if `path` is a symbolic link, write its target.
 
     Raises:
-        StorageError: It cannot be written; an older one is then left as it was.
+        StorageError: The file cannot be written; an existing one stays as it was.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+    path = path.resolve()
+    with beside(path) as temporary:
+        temporary.write_text(text, "utf-8", newline="\n")
+        if path.exists():
+            temporary.chmod(path.stat().st_mode)
 
 
 def ranking_faults(images: Sequence[str], blank: int) -> Iterator[str]:
-    """What is wrong with images in order, and a position of the blank among them."""
+    """Yield the faults of a list of images, best first, and of the blank's position in it."""
     if not images:
-        yield "the ranking is empty: it names no image"
-    repeated = sorted({name for name in images if images.count(name) > 1})
+        yield "the ranking is empty: it lists no image"
+    repeated = sorted(name for name, count in Counter(images).items() if count > 1)
     if repeated:
-        yield f"images stand more than once: {', '.join(repeated)}"
+        yield f"images are listed more than once: {', '.join(repeated)}"
     if images and not 0 <= blank <= len(images):
-        yield f"'blank' is {blank}; {len(images)} images have positions 0 to {len(images)}"
+        yield f"'blank' is {blank}; with {len(images)} images it must be 0 to {len(images)}"
 
 
-def _ranking(record: object) -> Ranking | list[str]:
-    """A ranking, or what is wrong with the record."""
+def _parse_line(line: str) -> Ranking | list[str]:
+    """Return a ranking, or the faults of its record."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        return [f"not JSON: {error}"]
+    return _parse_record(record)
+
+
+def _parse_record(record: object) -> Ranking | list[str]:
     if not isinstance(record, Mapping):
-        return ["no JSON object"]
+        return ["not a JSON object"]
     faults = [f"unknown key {key!r}; known: {', '.join(KEYS)}" for key in record if key not in KEYS]
-    name, images, blank = (record.get(key) for key in KEYS[:3])
-    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-        faults.append(f"'id' is {_kind(name)}; wanted a post's id")
-    if not isinstance(images, list) or not all(isinstance(one, str) and one for one in images):
-        faults.append(f"'images' is {_kind(images)}; wanted a list of image names, best first")
+    post, images, blank = record.get("id"), record.get("images"), record.get("blank")
+    if isinstance(post, bool) or not isinstance(post, str | int) or post == "":
+        faults.append(f"'id' is {_shown(post)}; wanted a post id")
+    if not _is_names(images):
+        faults.append(f"'images' is {_shown(images)}; wanted a list of image names, best first")
         images = None
     if isinstance(blank, bool) or not isinstance(blank, int):
-        faults.append(f"'blank' is {_kind(blank)}; wanted the blank image's position, from 0")
+        faults.append(f"'blank' is {_shown(blank)}; wanted the blank image's position, from 0")
         blank = None
     if images is not None:
         faults += ranking_faults(images, 0 if blank is None else blank)
-    words = {key: record.get(key) for key in KEYS[3:]}
+    words = {key: record.get(key) for key in ("source", "split", "annotator", "text_id")}
     for key, value in words.items():
         if value is not None and (not isinstance(value, str) or not value):
-            faults.append(f"'{key}' is {_kind(value)}; wanted a word")
+            faults.append(f"'{key}' is {_shown(value)}; wanted a word")
+    ids = record.get("image_ids") or []
+    if ids and not (_is_names(ids) and len(ids) == len(images or ids)):
+        faults.append(f"'image_ids' is {_shown(ids)}; wanted one digest for each of 'images'")
     if faults or images is None or blank is None:
         return faults
     return Ranking(
-        id=str(name),
+        id=str(post),
         images=tuple(images),
         blank=blank,
         source=str(words["source"] or UNSTATED),
         split=words["split"],
         annotator=words["annotator"],
+        text_id=words["text_id"],
+        image_ids=tuple(ids),
     )
 
 
-def _repeated(rankings: Sequence[Ranking], places: Sequence[str]) -> Iterator[str]:
-    first: dict[tuple[str | None, str, str | None], str] = {}
-    for ranking, place in zip(rankings, places, strict=True):
-        key = (ranking.split, ranking.id, ranking.annotator)
-        if key in first:
-            yield (
-                f"{place}: the post {ranking.id!r} is ranked twice (first: {first[key]}); give "
-                "several people's rankings an 'annotator'"
-            )
-        else:
-            first[key] = place
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) and one for one in value)
 
 
-def _kind(value: object) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return "missing" if value is None else text if len(text) <= 60 else f"{text[:60]}…"

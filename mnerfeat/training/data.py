@@ -22,7 +22,7 @@ from mnerfeat.datasets.vision import FEATURES_OF_COLUMN, VisionTable
 from mnerfeat.errors import DataError
 from mnerfeat.heads.base import HeadConfig
 from mnerfeat.preference import open_discriminator
-from mnerfeat.preference.folder import reward_command
+from mnerfeat.preference.checkpoint import reward_command
 from mnerfeat.training.config import RankedPosts
 from mnerfeat.training.trainer import TrainingData
 

@@ -1,8 +1,7 @@
-"""Files of rankings: tasks for people out, what they and others ranked in, and a proxy for them."""
+"""Files of rankings: tasks for annotators, imports, and rankings by CLIP similarity."""
 
 import dataclasses
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,43 +15,42 @@ from mnerfeat.errors import ConfigError, DataError
 from mnerfeat.extraction.blank import extract_blank
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.preference.blank import Blank
-from mnerfeat.preference.label_studio import INTERFACE, find_exported, make_tasks
-from mnerfeat.preference.matching import RankedPost, draw, match
-from mnerfeat.preference.pairs import number
-from mnerfeat.preference.published import find_published, with_splits
+from mnerfeat.preference.label_studio import INTERFACE, make_tasks, parse_export
+from mnerfeat.preference.pairs import index_rankings
+from mnerfeat.preference.posts import RankedPost, draw_posts, match_posts
+from mnerfeat.preference.published import identify_posts, parse_published
 from mnerfeat.preference.rankings import (
     PROXY,
     Ranking,
-    find_rankings,
+    parse_rankings,
     read_text,
     write_rankings,
     write_text,
 )
 from mnerfeat.training.ranking import (
-    blank_row,
-    cached_embeddings,
-    read_every_split,
-    similarity_rewards,
-    with_embeddings,
+    clip_similarities,
+    load_blank,
+    load_embeddings,
+    read_all_splits,
+    record_contents,
+    select_embedded,
 )
-
-logger = logging.getLogger(__name__)
 
 Format = Literal["auto", "jsonl", "label-studio", "gifr"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
-"""Told from the content; one ranking a line; Label Studio's JSON export; GIFR's authors'."""
+"""Detect; JSON lines; Label Studio's JSON export; the file of GIFR's authors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenTasks:
-    """Tasks for people.
+    """Ranking tasks for annotators.
 
     Attributes:
-        tasks: The file for Label Studio's import.
-        interface: The file with its labelling interface.
-        posts: How many tasks there are.
-        images: How many images they show.
+        tasks: File for Label Studio's import.
+        interface: File with the labelling interface.
+        posts: Number of tasks.
+        images: Number of images in them.
     """
 
     tasks: Path
@@ -71,24 +69,24 @@ def write_tasks(
     seed: int = 0,
     replace: bool = False,
 ) -> WrittenTasks:
-    """Write tasks for people who rank images: the posts that will be D_dis.
+    """Write ranking tasks for the posts that will be D_dis.
 
     Args:
-        data: The folder of the posts.
-        out: The file of tasks; the interface goes beside it, as `.xml`.
-        images: What stands before an image's name where a browser finds it.
-        split: Of the posts.
-        share: Of all posts of the split, in (0, 1]; only posts with images are drawn.
-        seed: Draws the posts.
-        replace: Overwrite files that are there.
+        data: Folder of the posts.
+        out: File of tasks; the interface is written beside it, as `.xml`.
+        images: URL prefix of the images.
+        split: Split of the posts.
+        share: Fraction of all posts of the split, in (0, 1]; only posts with images are drawn.
+        seed: Random seed of the draw.
+        replace: Overwrite existing files.
 
     Raises:
-        DataError: The split is missing, or no post of it has an image.
-        ConfigError: An impossible share, or a file that is there already.
+        DataError: The split is missing, or none of its posts has an image.
+        ConfigError: The share is impossible, or a file exists.
         StorageError: The files cannot be written.
     """
     if not 0 < share <= 1:
-        raise ConfigError(f"rank.share is {share}; it must be above 0 and at most 1")
+        raise ConfigError(f"rank.share is {share}; wanted above 0 and at most 1")
     interface = out.with_suffix(".xml")
     for path in (out, interface):
         check_new(path, replace=replace)
@@ -96,7 +94,8 @@ def write_tasks(
     with_images = [post for post in posts if post.images]
     if not with_images:
         raise DataError(f"no post of {split} in {data} has an image")
-    drawn = draw([(split, p.id) for p in with_images], max(1, round(share * len(posts))), seed=seed)
+    keys = [(split, post.id) for post in with_images]
+    drawn = draw_posts(keys, max(1, round(share * len(posts))), seed=seed)
     chosen = [(split, post) for post in with_images if (split, post.id) in drawn]
     tasks = make_tasks(chosen, images=images)
     write_text(INTERFACE, interface)
@@ -110,36 +109,50 @@ def write_tasks(
 
 
 def import_rankings(
-    path: Path, data: Path, out: Path, *, format_: Format = "auto", replace: bool = False
+    path: Path,
+    data: Path,
+    out: Path,
+    *,
+    cache: Path | None = None,
+    format_: Format = "auto",
+    replace: bool = False,
 ) -> tuple[Ranking, ...]:
-    """Turn rankings of another format into a file of rankings, once all of them fit the posts.
+    """Convert rankings of another format to a file of rankings, provided that all fit the posts.
+
+    The digests of the ranked texts, and of the images if the cache contains them, are recorded, so
+    that rankings are not applied to posts or images that change later.
 
     Args:
-        path: The file.
-        data: The folder of the posts that were ranked.
-        out: The file to be written.
+        path: File to import.
+        data: Folder of the ranked posts.
+        out: File to write.
+        cache: Feature cache with the ranked images, if it exists.
         format_: One of `FORMATS`.
-        replace: Overwrite a file that is there.
+        replace: Overwrite an existing file.
 
     Raises:
-        DataError: An unknown format, or rankings that cannot be used or do not fit the posts;
-            all of them are listed, and nothing is written.
-        ConfigError: A file that is there already.
+        DataError: The format is unknown, or rankings are invalid or do not fit the posts; all
+            of them are listed, and nothing is written.
+        ConfigError: The file exists.
         StorageError: The file cannot be written.
     """
     if format_ not in FORMATS:
         raise ConfigError(f"format: {format_!r}; choose from: {', '.join(FORMATS)}")
     check_new(out, replace=replace)
-    told = _told_format(path) if format_ == "auto" else format_
-    posts = read_every_split(data)
-    if told == "gifr":
-        found = find_published(path)
-        found = dataclasses.replace(found, rankings=with_splits(found.rankings, posts))
+    detected = _detect_format(path) if format_ == "auto" else format_
+    posts = read_all_splits(data)
+    if detected == "gifr":
+        file = parse_published(path)
+        file = dataclasses.replace(file, rankings=identify_posts(file.rankings, posts))
     else:
-        found = find_exported(path) if told == "label-studio" else find_rankings(path)
-    match(found, posts)
-    write_rankings(found.rankings, out)
-    return found.rankings
+        file = parse_export(path) if detected == "label-studio" else parse_rankings(path)
+    ranked: Sequence[RankedPost] = match_posts(file, posts)
+    if cache is not None and cache.exists():
+        with FeatureCache(cache) as opened:
+            ranked = [record_contents(opened, one) for one in ranked]
+    rankings = tuple(one.ranking for one in ranked)
+    write_rankings(rankings, out)
+    return rankings
 
 
 def write_proxy(
@@ -152,94 +165,80 @@ def write_proxy(
     threshold: float | None = None,
     replace: bool = False,
 ) -> tuple[Ranking, ...]:
-    """Write rankings by CLIP similarity, which only stand in for people's; they say so.
+    """Write rankings by CLIP similarity, marked as a proxy for people's.
 
-    Images are ranked by the cosine of their embedding and their post's. The blank image stands
-    where its own cosine puts it, or at a threshold.
+    Images are ranked by the cosine similarity of their embedding and their post's. The blank image
+    is ranked by its own similarity, or by a threshold.
 
     Args:
-        data: The folder of the posts.
-        out: The file to be written.
-        extraction: Names the cache, and the CLIP for the blank image.
-        split: Of the posts.
-        blank: What the blank image is.
-        threshold: Images with a larger cosine come before the blank image.
-        replace: Overwrite a file that is there.
+        data: Folder of the posts.
+        out: File to write.
+        extraction: Configuration that names the cache, and the CLIP for the blank image.
+        split: Split of the posts.
+        blank: Blank image.
+        threshold: Similarity above which an image ranks before the blank image.
+        replace: Overwrite an existing file.
 
     Raises:
-        DataError: The split is missing, or no post of it has an image that can be used.
+        DataError: The split is missing, or none of its posts has a usable image.
         CacheLookupError: CLIP embeddings are missing.
-        ConfigError: A file that is there already.
+        ConfigError: The file exists.
         StorageError: The file cannot be written.
     """
     check_new(out, replace=replace)
     posts = read_split(data, split).posts
     blank_id = extract_blank(extraction, blank)
-    with FeatureCache(extraction.cache) as cache:
-        unranked = _in_given_order(cache, posts, split)
-        orders, texts, images = number(unranked)
-        embeddings = cached_embeddings(cache, texts, images, blank_row(cache, blank_id))
     rankings = []
-    for one, mine in zip(unranked, similarity_rewards(orders, embeddings), strict=True):
-        *cosines, own = mine
-        bar = own if threshold is None else threshold
-        order = np.argsort(-np.asarray(cosines), kind="stable").tolist()
-        rankings.append(
-            Ranking(
-                id=one.post.id,
+    with FeatureCache(extraction.cache) as cache:
+        unranked = select_embedded(cache, _unranked(posts, split))
+        indexed, texts, images = index_rankings(unranked)
+        embeddings = load_embeddings(cache, texts, images, load_blank(cache, blank_id))
+        for one, values in zip(unranked, clip_similarities(indexed, embeddings), strict=True):
+            *similarities, of_blank = values
+            bar = of_blank if threshold is None else threshold
+            order = np.argsort(-np.asarray(similarities), kind="stable").tolist()
+            ranking = dataclasses.replace(
+                one.ranking,
                 images=tuple(one.ranking.images[i] for i in order),
-                blank=sum(cosine > bar for cosine in cosines),
-                source=PROXY,
-                split=split,
+                blank=sum(similarity > bar for similarity in similarities),
             )
-        )
+            ranked = dataclasses.replace(one, ranking=ranking)
+            rankings.append(record_contents(cache, ranked).ranking)
     write_rankings(rankings, out)
     return tuple(rankings)
 
 
+def _unranked(posts: Sequence[Post], split: str) -> list[RankedPost]:
+    """Return the posts that have images, with all images before the blank in the given order."""
+    unranked = []
+    for post in posts:
+        images = tuple(dict.fromkeys(post.images))
+        ranking = Ranking(id=post.id, images=images, blank=len(images), source=PROXY, split=split)
+        if images:
+            unranked.append(RankedPost(split=split, post=post, ranking=ranking))
+    if not unranked:
+        raise DataError(f"no post of {split} has an image")
+    return unranked
+
+
 def check_new(path: Path, *, replace: bool) -> None:
-    """Make sure that a file may be written.
+    """Check that a file may be written.
 
     Raises:
-        ConfigError: It is there already and not to be replaced.
+        ConfigError: It exists and must not be replaced.
     """
     if path.exists() and not replace:
-        raise ConfigError(f"{path} is there already", hint="--replace to overwrite it, or --out")
+        raise ConfigError(f"{path} exists", hint="--replace to overwrite it, or another --out")
 
 
-def _told_format(path: Path) -> Format:
+def _detect_format(path: Path) -> Format:
     start = read_text(path).lstrip()
-    if start.startswith("["):
-        return "label-studio"
-    if start.startswith("{"):
-        return "jsonl"
-    if start.startswith("id:"):
-        return "gifr"
+    formats: dict[str, Format] = {"[": "label-studio", "{": "jsonl", "id:": "gifr"}
+    for prefix, format_ in formats.items():
+        if start.startswith(prefix):
+            return format_
     raise DataError(
-        f"{path} begins with {start[:40]!r}, which no known format does: wanted '{{' (a ranking a "
-        "line), '[' (Label Studio's JSON export) or 'id:' (GIFR's text/preference2.txt)",
+        f"{path} begins with {start[:40]!r} and has no known format: wanted '{{' (JSON lines), '[' "
+        "(Label Studio's JSON export) or 'id:' (text/preference2.txt of GIFR's authors)",
         hint=f"name the format with --format: {', '.join(FORMATS[1:])}",
     )
-
-
-def _in_given_order(
-    cache: FeatureCache, posts: Sequence[Post], split: str
-) -> tuple[RankedPost, ...]:
-    """Posts with the images that can be used, not ranked yet: the blank image after them all."""
-    given = [
-        RankedPost(
-            split=split,
-            post=post,
-            ranking=Ranking(
-                id=post.id,
-                images=tuple(dict.fromkeys(post.images)),
-                blank=len(set(post.images)),
-                source=PROXY,
-            ),
-        )
-        for post in posts
-        if post.images
-    ]
-    if not given:
-        raise DataError(f"no post of {split} has an image")
-    return with_embeddings(cache, given)

@@ -212,7 +212,7 @@ def test_people_rank_in_label_studio_and_some_images_only(program: Program, worl
 
 
 def test_a_proxy_is_called_what_it_is_all_the_way(program: Program, world: Path) -> None:
-    assert "no person has ranked them" in program("rank", "proxy").out
+    assert "not by people" in program("rank", "proxy").out
     proxy = ("--rankings", "proxy-rankings.jsonl", "--replace", "--set", "rank.epochs=1")
     assert "PROXY (not human) rankings" in program("rank", "train", *proxy).out
     assert "proxy rankings" in program("extract", "--features", "reward", "--replace").out
@@ -243,9 +243,9 @@ def test_all_that_is_wrong_with_rankings_is_in_one_error(program: Program, world
     ):
         refused = program(*command)
         assert refused.code == 1
-        assert "odd.jsonl holds 6 faults:" in refused.err
+        assert "odd.jsonl has 6 faults:" in refused.err
         for wanted in (
-            "odd.jsonl:2: the post",
+            "odd.jsonl:2: post",
             "odd.jsonl:3: post 'nobody' is not in train, dev, test",
             "has no image ghost.png",
             "odd.jsonl:5: the ranking is empty",

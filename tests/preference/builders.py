@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from mnerfeat.preference.discriminator import CachedEmbeddings
-from mnerfeat.preference.pairs import Order
+from mnerfeat.preference.pairs import IndexedRanking
 from mnerfeat.preference.rankings import Ranking
 
 NAMES = st.text(
@@ -62,7 +62,7 @@ def world(posts, *, seed=0, width=6, kinds=4):
         after = [n for n, fit in zip(numbers, fits, strict=True) if not fit]
         # Images of a kind are alike, so that a ranking among them would be noise.
         orders.append(
-            Order(
+            IndexedRanking(
                 text=post,
                 items=(before[0], 3 * posts, *after[:1]),
                 blank=1,

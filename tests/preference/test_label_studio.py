@@ -3,8 +3,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from mnerfeat.cache import text_id
 from mnerfeat.errors import DataError
-from mnerfeat.preference.label_studio import INTERFACE, make_tasks, read_export
+from mnerfeat.preference.label_studio import INTERFACE, make_tasks, parse_export
 from mnerfeat.preference.rankings import Ranking
 
 from .builders import TinyPost
@@ -48,7 +49,7 @@ def test_tasks_that_were_ranked_come_back_as_rankings(tmp_path):
     post = TinyPost(id="7", images=("a.jpg", "b.jpg", "c.jpg"))
     (task,) = make_tasks([("dev", post)], images="")
     done = annotated(task["data"], {"relevant": ["c.jpg"], "irrelevant": ["b.jpg", "a.jpg"]})
-    assert read_export(export(tmp_path, done)) == (
+    assert parse_export(export(tmp_path, done)).check() == (
         Ranking(
             id="7",
             images=("c.jpg", "b.jpg", "a.jpg"),
@@ -56,6 +57,7 @@ def test_tasks_that_were_ranked_come_back_as_rankings(tmp_path):
             source="human",
             split="dev",
             annotator="1",
+            text_id=text_id(post.text).hex(),
         ),
     )
 
@@ -71,7 +73,7 @@ def test_tasks_that_were_ranked_come_back_as_rankings(tmp_path):
     ],
 )
 def test_buckets_and_lists_with_a_blank_item_are_understood(tmp_path, value, images, blank):
-    (ranking,) = read_export(export(tmp_path, annotated(TASK, value)))
+    (ranking,) = parse_export(export(tmp_path, annotated(TASK, value))).check()
     assert (ranking.images, ranking.blank) == (images, blank)
 
 
@@ -79,7 +81,7 @@ def test_skipped_tasks_are_passed_over(tmp_path, caplog):
     skipped = annotated(TASK | {"id": "8"}, ["blank"], cancelled=True)
     todo = {"id": 2, "data": TASK | {"id": "9"}, "annotations": []}
     done = annotated(TASK, ["a", "blank"])
-    assert len(read_export(export(tmp_path, skipped, todo, done))) == 1
+    assert len(parse_export(export(tmp_path, skipped, todo, done)).check()) == 1
     assert "2 tasks have no annotation" in caplog.text
 
 
@@ -98,18 +100,18 @@ def test_every_fault_is_listed_at_once(tmp_path):
         annotated(TASK | {"id": "10"}, {"_": ["a", "b"]}),
     ]
     with pytest.raises(DataError) as caught:
-        read_export(export(tmp_path, *tasks))
+        parse_export(export(tmp_path, *tasks)).check()
     faults = caught.value.faults
     for wanted in (
         "the blank image is missing",
         "the ranking is empty",
         "its buckets are good, bad; wanted relevant and irrelevant",
-        "images stand more than once: a",
-        "the blank image stands 2 times",
+        "images are listed more than once: a",
+        "the blank image is listed 2 times",
         "an annotation has 0 rankings",
         "its data has no 'id'",
-        "a bucket of its ranking is no list",
-        "the post '9' is ranked twice",
+        "a bucket of its ranking is not a list",
+        "post '9' is ranked twice",
         "its buckets are none",
     ):
         assert any(wanted in fault for fault in faults), wanted
@@ -121,4 +123,4 @@ def test_other_formats_are_refused_with_the_way_to_export(tmp_path, content):
     path = tmp_path / "export.json"
     path.write_text(content, "utf-8")
     with pytest.raises(DataError, match="Export → JSON"):
-        read_export(path)
+        parse_export(path).check()

@@ -1,6 +1,7 @@
 """Tasks out, rankings in, and the proxy; through the library and through the commands."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +11,18 @@ from typer.testing import CliRunner
 from mnerfeat.cache import FeatureCache
 from mnerfeat.cli.ranking import app
 from mnerfeat.datasets import read_split
-from mnerfeat.errors import ConfigError, DataError, MnerfeatError, ProvenanceError
+from mnerfeat.errors import (
+    ConfigError,
+    DataError,
+    ExtractionError,
+    MnerfeatError,
+    ProvenanceError,
+)
 from mnerfeat.preference import RankConfig, read_rankings
 from mnerfeat.preference.blank import blank_name
-from mnerfeat.preference.matching import choose, match
-from mnerfeat.preference.rankings import find_rankings
-from mnerfeat.training.ranking import read_every_split, train_ranker
+from mnerfeat.preference.posts import draw_d_dis, match_posts
+from mnerfeat.preference.rankings import parse_rankings, write_rankings
+from mnerfeat.training.ranking import read_all_splits, train_ranker
 from mnerfeat.training.ranking_files import import_rankings, write_proxy, write_tasks
 
 
@@ -57,9 +64,9 @@ def test_tasks_that_people_ranked_are_d_dis(toy, tmp_path):
     rankings = import_rankings(tmp_path / "export.json", data, tmp_path / "rankings.jsonl")
     assert read_rankings(tmp_path / "rankings.jsonl") == rankings
     assert {one.source for one in rankings} == {"human"}
-    posts = read_every_split(data)
-    ranked = match(find_rankings(tmp_path / "rankings.jsonl"), posts)
-    chosen = choose(ranked, split="train", posts=len(posts["train"]), share=0.2, seed=4)
+    posts = read_all_splits(data)
+    ranked = match_posts(parse_rankings(tmp_path / "rankings.jsonl"), posts)
+    chosen = draw_d_dis(ranked, split="train", posts=len(posts["train"]), share=0.2, seed=4)
     assert {one.post.id for one in chosen} == {task["data"]["id"] for task in tasks}
     assert all(one.images == truth[one.id].images for one in rankings)
 
@@ -215,13 +222,19 @@ def test_train_and_eval_work_as_they_stand(project):
 
 
 def test_proxy_tasks_and_import_work_as_they_stand(project):
-    assert "no person has ranked them" in run("proxy")
+    assert "not by people" in run("proxy")
     assert "PROXY (not human)" in run("train", "--rankings", "proxy-rankings.jsonl")
     assert "15 tasks" in run("tasks")
     assert (project / "ranking-tasks.xml").is_file()
     told = run("import", "rankings.jsonl", "--out", "imported.jsonl")
     assert "toy rankings" in told
-    assert read_rankings(project / "imported.jsonl") == read_rankings(project / "rankings.jsonl")
+    imported = read_rankings(project / "imported.jsonl")
+    plain = tuple(replace(one, text_id=None, image_ids=()) for one in imported)
+    assert plain == read_rankings(project / "rankings.jsonl")
+    cache = FeatureCache("features.h5")
+    for one in imported[::20]:
+        held = [cache.images.ids[row].tobytes().hex() for row in cache.rows(one.images)]
+        assert list(one.image_ids) == held
 
 
 def test_settings_that_cannot_be_used_are_named(project):
@@ -238,6 +251,46 @@ def test_another_clip_than_the_cache_s_is_refused(project, toy, tmp_path):
     with pytest.raises(ProvenanceError):
         run("train", "--clip", str(out / "clip"))
     assert not (project / "discriminator").exists()
+
+
+def test_the_cache_s_clip_is_checked_though_its_blank_image_is_there(toy, tmp_path):
+    config = RankConfig(share=0.1, epochs=1, tune_clip=True, clip_lr=1e-3)
+    train_ranker(toy.plan(out=tmp_path / "tuned", config=config))
+    other = replace(toy.extraction, clip=str(tmp_path / "tuned" / "clip"))
+    with pytest.raises(ProvenanceError):
+        train_ranker(toy.plan(out=tmp_path / "out", extraction=other))
+    assert not (tmp_path / "out").exists()
+
+
+def test_rankings_of_images_that_were_replaced_since_are_refused(toy, tmp_path):
+    ranked = import_rankings(
+        toy.world.rankings, toy.world.data, tmp_path / "r.jsonl", cache=toy.cache
+    )
+    first = next(one for one in ranked if one.split == "train" or "train" in one.id)
+    name = first.images[0]
+    odd = replace(first, image_ids=("0" * 64, *first.image_ids[1:]))
+    others = [one for one in ranked if one is not first]
+    write_rankings([odd, *others], tmp_path / "changed.jsonl")
+    plan = toy.plan(rankings=tmp_path / "changed.jsonl", out=tmp_path / "out")
+    plan = replace(plan, config=RankConfig(share=1.0, epochs=1))
+    with pytest.raises(DataError, match="are not the files that were ranked") as caught:
+        train_ranker(plan)
+    assert caught.value.faults == (f"{name} of post {first.id}",)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tuning_reads_the_images_of_the_cache_not_their_namesakes(toy, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(toy.world.images, images)
+    name = read_rankings(toy.world.rankings)[0].images[0]
+    paths = sorted(images.glob("*.png"))
+    for path, other in zip(paths, [*paths[1:], paths[0]], strict=True):
+        shutil.copy(toy.world.images / other.name, path)
+    assert (images / name).exists()
+    config = RankConfig(share=1.0, epochs=1, tune_clip=True)
+    extraction = replace(toy.extraction, images=images)
+    with pytest.raises(ExtractionError, match="not the file that is in the cache"):
+        train_ranker(toy.plan(config=config, extraction=extraction, out=tmp_path / "out"))
 
 
 def test_replaced_options_keep_what_they_do_not_name(toy):

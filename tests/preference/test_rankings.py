@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from mnerfeat.errors import DataError, StorageError
 from mnerfeat.preference.rankings import (
     Ranking,
+    count_sources,
     read_rankings,
-    sources,
     write_rankings,
 )
 
@@ -63,18 +63,18 @@ def test_every_fault_is_listed_at_once(tmp_path):
     faults = "\n".join(caught.value.faults)
     for wanted in (
         ":2: not JSON",
-        ":3: no JSON object",
+        ":3: not a JSON object",
         ":4: 'blank' is missing",
         ":5: the ranking is empty",
-        ":6: images stand more than once: a",
-        ":7: 'blank' is 2; 1 images have positions 0 to 1",
+        ":6: images are listed more than once: a",
+        ":7: 'blank' is 2; with 1 images it must be 0 to 1",
         ":8: 'blank' is -1",
         ":9: 'id' is ''",
         ":9: 'images' is 'a.jpg'",
         ":9: 'blank' is True",
         ":10: unknown key 'blnk'",
         ":11: 'split' is 3",
-        ":12: the post '1' is ranked twice",
+        ":12: post '1' is ranked twice",
     ):
         assert wanted in faults
     assert "14 faults" not in str(caught.value)
@@ -126,7 +126,7 @@ def test_rankings_that_could_not_be_read_back_are_not_written(tmp_path):
 
 def test_sources_are_counted():
     some = [Ranking(id=str(n), images=("a",), blank=0, source="proxy") for n in range(3)]
-    assert sources([*some, Ranking(id="9", images=("a",), blank=0, source="human")]) == {
+    assert count_sources([*some, Ranking(id="9", images=("a",), blank=0, source="human")]) == {
         "human": 1,
         "proxy": 3,
     }

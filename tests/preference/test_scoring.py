@@ -1,8 +1,12 @@
 import numpy as np
 import torch
 
-from mnerfeat.preference.discriminator import Discriminator, DiscriminatorConfig
-from mnerfeat.preference.scoring import PAIRS_AT_ONCE, score_pairs
+from mnerfeat.preference.discriminator import (
+    REWARD_BATCH,
+    Discriminator,
+    DiscriminatorConfig,
+    compute_rewards,
+)
 
 
 def test_a_reward_depends_on_its_pair_alone_to_the_last_bit():
@@ -10,13 +14,15 @@ def test_a_reward_depends_on_its_pair_alone_to_the_last_bit():
     module = Discriminator(DiscriminatorConfig(), d_clip_text=8, d_clip_image=8).eval()
     rng = np.random.default_rng(0)
     texts, images = rng.normal(size=(2, 5000, 8)).astype(np.float16)
-    n = 2 * PAIRS_AT_ONCE + 3
+    n = 2 * REWARD_BATCH + 3
     text, image = rng.integers(5000, size=(2, n))
-    rewards = score_pairs(module, texts, images, text, image)
+    rewards = compute_rewards(module, texts, images, text, image)
     order = rng.permutation(n)
-    assert (score_pairs(module, texts, images, text[order], image[order]) == rewards[order]).all()
-    for one in (0, PAIRS_AT_ONCE, n - 1):
-        alone = score_pairs(module, texts, images, text[one : one + 1], image[one : one + 1])
+    assert (
+        compute_rewards(module, texts, images, text[order], image[order]) == rewards[order]
+    ).all()
+    for one in (0, REWARD_BATCH, n - 1):
+        alone = compute_rewards(module, texts, images, text[one : one + 1], image[one : one + 1])
         assert alone[0] == rewards[one]
     with torch.no_grad():
         wanted = module(
@@ -28,4 +34,4 @@ def test_a_reward_depends_on_its_pair_alone_to_the_last_bit():
 def test_no_pairs_give_no_rewards():
     module = Discriminator(DiscriminatorConfig(), d_clip_text=2, d_clip_image=2).eval()
     none = np.zeros(0, np.int64)
-    assert score_pairs(module, np.zeros((1, 2)), np.zeros((1, 2)), none, none).shape == (0,)
+    assert compute_rewards(module, np.zeros((1, 2)), np.zeros((1, 2)), none, none).shape == (0,)

@@ -60,7 +60,7 @@ def test_the_discriminator_is_never_measured_on_posts_that_it_learned_from(train
     assert evaluation.scores.rankings == len(ranked) - evaluation.left_out
     few = toy.cache.parent / "few.jsonl"
     write_rankings([one for one in ranked if one.id in learned][:3], few)
-    with pytest.raises(DataError, match="did not learn from"):
+    with pytest.raises(DataError, match="was not trained on"):
         evaluate_ranker(toy.discriminator, few, toy.world.data, toy.cache)
 
 
@@ -436,7 +436,7 @@ def test_a_tuned_clip_is_a_folder_that_extraction_loads(tuned):
 
 def test_the_embeddings_of_a_tuned_clip_fit_its_discriminator(tuned, tmp_path):
     toy, out, saved = tuned
-    with pytest.raises(ProvenanceError, match="CLIP that was tuned"):
+    with pytest.raises(ProvenanceError, match="with the tuned CLIP"):
         extract_rewards(toy.cache, toy.posts, out)
     cache = tmp_path / "features.h5"
     posts = [p for p in toy.posts if p.id in saved.learned_from["train"]]
@@ -467,7 +467,7 @@ def test_images_that_are_not_there_are_all_listed_before_towers_are_trained(toy,
 
     config = RankConfig(share=0.1, tune_clip=True)
     nowhere = replace(toy.extraction, images=tmp_path / "empty")
-    with pytest.raises(ExtractionError, match="ranked images cannot be read") as caught:
+    with pytest.raises(ExtractionError, match="ranked images cannot be used") as caught:
         train_ranker(toy.plan(config=config, extraction=nowhere, replace=True))
     assert len(caught.value.faults) > 10
 

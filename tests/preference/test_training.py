@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from mnerfeat.errors import ConfigError
-from mnerfeat.preference.discriminator import CachedEmbeddings, DiscriminatorConfig
-from mnerfeat.preference.measuring import measure
-from mnerfeat.preference.pairs import Order
-from mnerfeat.preference.training import RankConfig, score_orders, train_discriminator
+from mnerfeat.preference.discriminator import CachedEmbeddings, DiscriminatorConfig, Embeddings
+from mnerfeat.preference.pairs import IndexedRanking
+from mnerfeat.preference.scores import score_rankings
+from mnerfeat.preference.training import RankConfig, reward_rankings, train_discriminator
 
 from .builders import unchecked, world
 
@@ -28,7 +28,7 @@ def test_it_learns_which_images_fit_which_texts(trained):
     assert trained.held_out.pairwise > 0.9
     assert trained.fitted.pairwise > 0.95
     embeddings, orders = world(100, seed=7)
-    scores = measure(orders, score_orders(trained.discriminator, orders, embeddings))
+    scores = score_rankings(orders, reward_rankings(trained.discriminator, orders, embeddings))
     assert scores.pairwise > 0.9
 
 
@@ -36,7 +36,7 @@ def test_it_cannot_learn_from_rankings_at_random():
     embeddings, orders = world(80)
     generator = torch.Generator().manual_seed(3)
     orders = [
-        Order(text=o.text, items=tuple(o.items[i] for i in turn), blank=turn.index(1))
+        IndexedRanking(text=o.text, items=tuple(o.items[i] for i in turn), blank=turn.index(1))
         for o in orders
         for turn in [torch.randperm(len(o.items), generator=generator).tolist()]
     ]
@@ -63,7 +63,7 @@ def test_training_leaves_the_generator_of_others_alone():
 def test_rankings_held_out_are_not_learned_from():
     embeddings, orders = world(80)
     upside_down = [
-        Order(text=o.text, items=o.items[::-1], blank=len(o.items) - 1 - o.blank)
+        IndexedRanking(text=o.text, items=o.items[::-1], blank=len(o.items) - 1 - o.blank)
         for o in orders[60:]
     ]
     one = train_discriminator(orders[:60], orders[60:], embeddings, CONFIG)
@@ -92,7 +92,7 @@ def test_nothing_need_be_held_out():
 
 def test_without_rankings_to_learn_from_it_says_so():
     embeddings, orders = world(4)
-    with pytest.raises(ConfigError, match="no ranking to learn from"):
+    with pytest.raises(ConfigError, match="no ranking to train on"):
         train_discriminator([], orders, embeddings, CONFIG)
 
 
@@ -105,10 +105,11 @@ def test_progress_counts_every_step():
     assert told[0][2] > told[-1][2] > 0
 
 
-class Towers:
+class Towers(Embeddings):
     """Embeddings with a weight that is trained too."""
 
     def __init__(self, inner: CachedEmbeddings) -> None:
+        super().__init__()
         self.inner = inner
         self.weight = torch.nn.Parameter(torch.eye(inner.image.shape[1]))
         self.modes: list[bool] = []
@@ -117,16 +118,13 @@ class Towers:
     def sizes(self):
         return self.inner.sizes
 
-    def __call__(self, text, image):
+    def forward(self, text, image):
         rows, images = self.inner(text, image)
         return rows, images @ self.weight
 
-    def parameters(self):
-        return [self.weight]
-
-    def train(self, mode, /):
+    def train(self, mode=True):
         self.modes.append(mode)
-        return self
+        return super().train(mode)
 
 
 def test_towers_are_trained_at_a_rate_of_their_own():
@@ -157,5 +155,33 @@ def test_impossible_options_are_all_listed():
     text = "\n".join(caught.value.faults)
     for name in ("share", "held_out", "epochs", "batch_size", "lr", "seed", "blank", "device"):
         assert f"rank.{name} is" in text
-    with pytest.raises(ConfigError, match="calibrate needs rankings held out"):
+    with pytest.raises(ConfigError, match="calibrate needs held-out rankings"):
         RankConfig(held_out=0.0, calibrate=True)
+
+
+@pytest.mark.parametrize("rate", [1e20, 1e30])
+def test_a_loss_that_is_not_finite_stops_training_with_what_to_lower(rate):
+    embeddings, orders = world(20)
+    with pytest.raises(ConfigError, match=r"is (nan|inf|-inf) at .*\nnext: .*--set rank\.lr="):
+        train_discriminator(orders, [], embeddings, replace(CONFIG, lr=rate))
+
+
+def test_towers_that_diverge_name_their_own_rate():
+    embeddings, orders = world(20)
+    config = replace(CONFIG, lr=0.0, clip_lr=1e30, tune_clip=True)
+    with pytest.raises(ConfigError, match=r"--set rank\.clip_lr="):
+        train_discriminator(orders, [], Towers(embeddings), config)
+
+
+def test_neighbours_alone_teach_a_ranking_too():
+    embeddings, orders = world(80)
+    config = replace(CONFIG, pairs="neighbours", epochs=60)
+    found = train_discriminator(orders[:60], orders[60:], embeddings, config)
+    assert found.held_out.pairwise > 0.9
+
+
+@pytest.mark.parametrize("option", ["lr", "clip_lr", "weight_decay"])
+def test_options_that_are_no_finite_number_are_refused(option):
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=rf"rank\.{option} is {value}"):
+            RankConfig(**{option: value})

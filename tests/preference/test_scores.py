@@ -5,16 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnerfeat.preference.measuring import (
+from mnerfeat.preference.pairs import IndexedRanking
+from mnerfeat.preference.scores import (
     TEMPERATURES,
-    RankingScores,
-    against_blank,
+    blank_margins,
     calibration_error,
-    calibration_error_after,
+    cross_calibration_error,
     fit_temperature,
-    measure,
+    score_rankings,
 )
-from mnerfeat.preference.pairs import Order
 
 
 @st.composite
@@ -24,7 +23,7 @@ def scored(draw):
     for text in range(draw(st.integers(1, 5))):
         size = draw(st.integers(2, 5))
         blank = draw(st.integers(0, size - 1))
-        orders.append(Order(text=text, items=tuple(range(size)), blank=blank))
+        orders.append(IndexedRanking(text=text, items=tuple(range(size)), blank=blank))
         values = st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0])
         rewards.append(draw(st.lists(values, min_size=size, max_size=size)))
     return orders, rewards
@@ -54,35 +53,37 @@ def plain(orders, rewards):
 
 @given(scored())
 def test_agrees_with_loops_over_pairs(given_):
-    scores = measure(*given_)
+    scores = score_rankings(*given_)
     pairwise, tau, relevant, loss = plain(*given_)
     assert scores.pairwise == pytest.approx(pairwise)
     assert scores.tau == pytest.approx(tau)
     assert scores.relevant == pytest.approx(relevant)
     assert scores.loss == pytest.approx(loss)
-    assert RankingScores.from_json(scores.as_json()) == scores
 
 
 @given(scored())
 def test_rewards_upside_down_give_figures_upside_down(given_):
     orders, rewards = given_
-    scores = measure(orders, rewards)
-    turned = measure(orders, [[-r for r in mine] for mine in rewards])
+    scores = score_rankings(orders, rewards)
+    turned = score_rankings(orders, [[-r for r in mine] for mine in rewards])
     assert turned.pairwise == pytest.approx(1 - scores.pairwise)
     assert turned.tau == pytest.approx(-scores.tau)
     assert turned.relevant == pytest.approx(1 - scores.relevant)
 
 
 def test_rewards_in_the_ranking_s_order_are_perfect():
-    order = Order(text=0, items=(4, 9, 2), blank=1)
-    scores = measure([order], [[3.0, 1.0, -2.0]])
+    order = IndexedRanking(text=0, items=(4, 9, 2), blank=1)
+    scores = score_rankings([order], [[3.0, 1.0, -2.0]])
     assert (scores.pairwise, scores.tau, scores.relevant) == (1, 1, 1)
     assert (scores.rankings, scores.pairs, scores.images) == (1, 3, 2)
 
 
 def test_differences_to_the_blank_come_image_by_image():
-    orders = [Order(text=0, items=(4, 9, 2), blank=1), Order(text=1, items=(9, 3), blank=0)]
-    difference, before = against_blank(orders, [[3.0, 1.0, -2.0], [0.5, 2.0]])
+    orders = [
+        IndexedRanking(text=0, items=(4, 9, 2), blank=1),
+        IndexedRanking(text=1, items=(9, 3), blank=0),
+    ]
+    difference, before = blank_margins(orders, [[3.0, 1.0, -2.0], [0.5, 2.0]])
     assert difference.tolist() == [2.0, -3.0, 1.5]
     assert before.tolist() == [True, False, False]
 
@@ -142,9 +143,9 @@ def test_the_error_that_a_temperature_leaves_is_measured_on_other_rankings():
     for text in range(600):
         logit = rng.normal(0, 2)
         before = rng.random() < 1 / (1 + math.exp(-logit))
-        orders.append(Order(text=text, items=(0, 1), blank=1 if before else 0))
+        orders.append(IndexedRanking(text=text, items=(0, 1), blank=1 if before else 0))
         image, blank = 5 * logit, 0.0  # far too sure of itself
         rewards.append([image, blank] if before else [blank, image])
-    assert measure(orders, rewards).calibration_error > 0.1
-    assert calibration_error_after(orders, rewards) < 0.06
-    assert calibration_error_after(orders[:1], rewards[:1]) is None
+    assert score_rankings(orders, rewards).calibration_error > 0.1
+    assert cross_calibration_error(orders, rewards) < 0.06
+    assert cross_calibration_error(orders[:1], rewards[:1]) is None

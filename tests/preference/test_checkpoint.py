@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,8 +7,7 @@ import torch
 
 from mnerfeat.cache import Provenance
 from mnerfeat.errors import ProvenanceError, RunError, StorageError
-from mnerfeat.preference.discriminator import Discriminator, DiscriminatorConfig
-from mnerfeat.preference.folder import (
+from mnerfeat.preference.checkpoint import (
     MANIFEST,
     WEIGHTS,
     SavedDiscriminator,
@@ -15,6 +15,8 @@ from mnerfeat.preference.folder import (
     open_discriminator,
     save_discriminator,
 )
+from mnerfeat.preference.discriminator import Discriminator, DiscriminatorConfig
+from mnerfeat.preference.rankings import Ranking, read_rankings
 
 CLIP = {
     name: {"model": "ViT", "weights_sha256": "ab", "dtype": "float16", "numerics": "fast"}
@@ -77,7 +79,7 @@ def test_another_discriminator_makes_other_rewards_by_their_provenance(tmp_path)
 def test_a_discriminator_is_only_replaced_when_asked_to(tmp_path):
     place = tmp_path / "d"
     save_discriminator(place, described(), network(), BLANK)
-    with pytest.raises(RunError, match="holds a discriminator already"):
+    with pytest.raises(RunError, match="already holds a discriminator"):
         save_discriminator(place, described(), network(1), BLANK)
     new = save_discriminator(place, described(blank="white"), network(1), BLANK, replace=True)
     assert open_discriminator(place) == new
@@ -101,9 +103,16 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, when):
         raise OSError(28, "No space left on device")
 
     if when == "weights":
-        monkeypatch.setattr("mnerfeat.preference.folder.save_file", full)
+        monkeypatch.setattr("mnerfeat.preference.checkpoint.save_file", full)
     if when == "rename":
-        monkeypatch.setattr("mnerfeat.preference.folder._put", full)
+        replace = Path.replace
+        monkeypatch.setattr(
+            Path,
+            "replace",
+            lambda self, to: (
+                full() if to == place and self.suffix == ".partial" else replace(self, to)
+            ),
+        )
     with pytest.raises(StorageError, match="No space left"):
         save_discriminator(
             place,
@@ -156,11 +165,37 @@ def test_weights_that_were_changed_are_refused(tmp_path):
 def test_embeddings_of_another_clip_are_refused_and_rounding_is_not():
     saved = described()
     same = {**CLIP["clip_text"], "dtype": "float32", "numerics": "strict", "libraries": {}}
-    saved.require_clip("clip_text", Provenance(same), where="features.h5")
+    saved.require_clip("clip_text", Provenance(same), cache=Path("features.h5"), folder=Path("d"))
     other = Provenance({**same, "weights_sha256": "ef"})
     with pytest.raises(ProvenanceError) as caught:
-        saved.require_clip("clip_text", other, where="features.h5")
+        saved.require_clip("clip_text", other, cache=Path("features.h5"), folder=Path("d"))
     assert caught.value.faults == ("weights_sha256: ef, not ab",)
     assert "rank train" in str(caught.value)
-    with pytest.raises(ProvenanceError, match="--clip DISCRIMINATOR/clip"):
-        described(tuned_clip=True).require_clip("clip_text", other, where="features.h5")
+    with pytest.raises(ProvenanceError, match="--clip d/clip"):
+        described(tuned_clip=True).require_clip(
+            "clip_text", other, cache=Path("features.h5"), folder=Path("d")
+        )
+
+
+def test_a_link_to_a_discriminator_stays_a_link(tmp_path):
+    save_discriminator(tmp_path / "real", described(), network(), BLANK)
+    (tmp_path / "d").symlink_to("real", target_is_directory=True)
+    new = save_discriminator(tmp_path / "d", described(), network(1), BLANK, replace=True)
+    assert (tmp_path / "d").is_symlink()
+    assert open_discriminator(tmp_path / "real") == new
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "real"]
+
+
+def test_what_a_kill_between_two_renames_put_aside_is_named(tmp_path):
+    old = save_discriminator(tmp_path / "d", described(), network(), BLANK)
+    aside = (tmp_path / "d").rename(tmp_path / ".d.0123.replaced")
+    with pytest.raises(RunError, match=r"mv .*\.d\.0123\.replaced .*d` restores"):
+        open_discriminator(tmp_path / "d")
+    aside.rename(tmp_path / "d")
+    assert open_discriminator(tmp_path / "d") == old
+
+
+def test_the_rankings_it_learned_from_are_kept_with_it(tmp_path):
+    rankings = (Ranking(id="1", images=("a", "b"), blank=1, text_id="00", image_ids=("0", "1")),)
+    save_discriminator(tmp_path / "d", described(), network(), BLANK, rankings=rankings)
+    assert read_rankings(tmp_path / "d" / "rankings.jsonl") == rankings
