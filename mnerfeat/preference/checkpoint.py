@@ -155,7 +155,7 @@ class SavedDiscriminator:
         if wanted != found:
             raise ProvenanceError(
                 f"{feature} in {cache} was made by another CLIP than the discriminator in {folder} "
-                "was trained with (the cache's value, not the discriminator's):",
+                "was trained with:",
                 faults=Provenance(found).differences(Provenance(wanted)),
                 hint=f"`mnerfeat extract --features clip --clip {folder / CLIP} --replace` "
                 "recomputes the embeddings with the tuned CLIP"
