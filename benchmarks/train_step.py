@@ -38,8 +38,8 @@ from mnerfeat.heads.text_only import TextOnlyConfig
 from mnerfeat.tagger import Tagger
 from mnerfeat.text import TextConfig, TextEncoder
 from mnerfeat.training import TrainingConfig
+from mnerfeat.training.arguments import optimizer
 from mnerfeat.training.model import Collator, Examples, TrainingStep
-from mnerfeat.training.trainer import optimizer
 
 SYSTEMS: Mapping[str, HeadConfig] = {
     "text only": TextOnlyConfig(),

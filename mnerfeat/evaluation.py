@@ -1,16 +1,16 @@
-"""How well predicted tags match gold ones, as the literature of MNER counts it.
+"""Scores of predicted tags against gold tags, as the MNER literature computes them.
 
-An entity is right when its span and its type are; precision, recall and F1 are micro-averages
+An entity is correct if its span and its type are; precision, recall and F1 are micro-averages
 over entities, computed by `seqeval` (Nakayama 2018). Two conventions are given side by side,
-because published numbers follow either without saying so:
+because published numbers follow one of them without saying which:
 
-- *lenient*, `seqeval`'s default and conlleval's: an `I-` without a `B-` begins an entity;
+- *lenient*, `seqeval`'s default and conlleval's: an `I-` without a `B-` starts an entity;
 - *strict*, IOB2 (`mode="strict", scheme=IOB2`): only `B-` does.
 
-On Twitter-2015's test split they differ already in the gold: 5,207 entities against 5,072.
+On Twitter-2015's test split even the gold differs: 5,207 entities against 5,072.
 
-Precision, recall and F1 are fractions in [0, 1]; they are 0 where nothing was predicted or
-nothing was to be found. Papers print them times 100.
+Precision, recall and F1 are fractions in [0, 1]; they are 0 if nothing was predicted, or
+there was nothing to find. Papers print them times 100.
 """
 
 import math
@@ -36,7 +36,7 @@ from mnerfeat.datasets.tags import (
 from mnerfeat.errors import DataError
 
 ANY_TYPE = "X"
-"""The type that all entities get where only their spans are scored."""
+"""Type of all entities when only their spans are scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +44,12 @@ class Score:
     """Precision, recall and F1 of some entities.
 
     Attributes:
-        precision: Share of the predicted entities that are right.
-        recall: Share of the gold entities that were found.
+        precision: Fraction of predicted entities that are correct.
+        recall: Fraction of gold entities that were found.
         f1: Their harmonic mean.
-        gold: Gold entities (the support).
-        predicted: Predicted entities.
-        correct: Entities in both.
+        gold: Number of gold entities (the support).
+        predicted: Number of predicted entities.
+        correct: Number of entities in both.
     """
 
     precision: float
@@ -62,14 +62,14 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class ConventionScores:
-    """The scores under one convention.
+    """Scores under one convention.
 
     Attributes:
         convention: `lenient` or `strict`.
-        overall: Over all entities (micro-average).
-        types: By type: those that occur in gold or prediction, the field's four first.
-        spans: Over all entities with types ignored: how well entities are found, whatever they
-            are then called.
+        overall: Micro-average over all entities.
+        types: Scores by type, for types that occur in gold or predictions; PER, LOC, ORG and MISC
+            come first.
+        spans: Micro-average with types ignored: how well entities are found.
     """
 
     convention: Convention
@@ -83,8 +83,8 @@ class Scores:
     """Predicted tags against gold tags.
 
     Attributes:
-        posts: Posts scored.
-        words: Words scored.
+        posts: Number of posts.
+        words: Number of words.
         lenient: Scores under the lenient convention.
         strict: Scores under strict IOB2.
     """
@@ -95,9 +95,9 @@ class Scores:
     strict: ConventionScores
 
     def figures(self) -> dict[str, float]:
-        """Every precision, recall and F1 by name: `lenient/f1`, `strict/PER/recall`, ….
+        """Return every precision, recall and F1 by name: `lenient/f1`, `strict/PER/recall`, ….
 
-        Spans with types ignored are called `lenient/spans/f1`.
+        Spans with types ignored are named `lenient/spans/f1`.
         """
         found: dict[str, float] = {}
         for scores in (self.lenient, self.strict):
@@ -109,15 +109,15 @@ class Scores:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """Plain dictionaries and numbers, for JSON."""
+        """Return plain dictionaries and numbers, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Scores":
-        """The scores that `as_json` wrote.
+        """Return the scores that `as_json` wrote.
 
         Raises:
-            DataError: The value is not of that form.
+            DataError: The value has another form.
         """
         try:
             return cls(
@@ -132,18 +132,17 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Mistakes:
-    """What became of the entities, under the lenient convention.
+    """Entities by what went wrong with them, under the lenient convention.
 
-    `correct`, `wrong_type`, `wrong_span` and `spurious` together are the predicted entities;
-    `correct`, `wrong_type` and those that were found with a wrong span or missed, the gold ones.
+    `correct`, `wrong_type`, `wrong_span` and `spurious` add up to the predicted entities.
 
     Attributes:
         correct: Right span, right type.
         wrong_type: Right span, another type.
-        wrong_span: Predicted entities that overlap a gold one without having the same span.
-        spurious: Predicted entities that touch no gold one.
-        missed: Gold entities that no predicted one touches.
-        confusions: `wrong_type` by gold and predicted type: `{"LOC": {"ORG": 3}}`.
+        wrong_span: Predicted entities that overlap a gold entity but have another span.
+        spurious: Predicted entities that overlap no gold entity.
+        missed: Gold entities that no predicted entity overlaps.
+        confusions: `wrong_type` by gold type and predicted type: `{"LOC": {"ORG": 3}}`.
     """
 
     correct: int
@@ -161,7 +160,7 @@ class Spread:
     Attributes:
         mean: The mean.
         sd: The sample standard deviation (n − 1), or None for a single run.
-        runs: How many runs.
+        runs: Number of runs.
     """
 
     mean: float
@@ -170,14 +169,14 @@ class Spread:
 
 
 def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Scores:
-    """Scores predicted tags against gold ones under both conventions.
+    """Score predicted tags against gold tags under both conventions.
 
     Args:
-        gold: Tags of each post, canonical (see `mnerfeat.datasets.tags`).
-        predicted: The same posts in the same order, the same words.
+        gold: Canonical tags of each post (see `mnerfeat.datasets.tags`).
+        predicted: Tags of the same posts and words in the same order.
 
     Raises:
-        DataError: The two do not have the same posts and words; all such posts are listed.
+        DataError: Posts or words differ; all such posts are listed.
     """
     _fit(gold, predicted)
     return Scores(
@@ -188,15 +187,18 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> 
     )
 
 
-def score_by_images(posts: Sequence[Post], predicted: Sequence[Sequence[str]]) -> dict[str, Scores]:
-    """Scores posts without images, with one, and with several apart.
+def score_by_images(
+    posts: Sequence[Post], predicted: Sequence[Sequence[str]], images: Sequence[int] | None = None
+) -> dict[str, Scores]:
+    """Score posts without images, with one, and with several separately.
 
     Args:
         posts: Labelled posts.
         predicted: Tags of each post, in the same order.
+        images: Number of images of each post that were used; by default those that it names.
 
     Returns:
-        Scores by `no image`, `one image`, `several images`; only those that have posts.
+        Scores by `no image`, `one image`, `several images`, if there are such posts.
 
     Raises:
         DataError: As `score`; or a post is not labelled.
@@ -205,8 +207,9 @@ def score_by_images(posts: Sequence[Post], predicted: Sequence[Sequence[str]]) -
     _fit(gold, predicted)
     groups: dict[str, list[int]] = {"no image": [], "one image": [], "several images": []}
     names = tuple(groups)
-    for index, post in enumerate(posts):
-        groups[names[min(len(post.images), 2)]].append(index)
+    counts = [len(post.images) for post in posts] if images is None else images
+    for index, count in enumerate(counts):
+        groups[names[min(count, 2)]].append(index)
     return {
         name: score([gold[i] for i in group], [predicted[i] for i in group])
         for name, group in groups.items()
@@ -215,10 +218,10 @@ def score_by_images(posts: Sequence[Post], predicted: Sequence[Sequence[str]]) -
 
 
 def gold_tags(posts: Sequence[Post]) -> list[tuple[str, ...]]:
-    """The tags of labelled posts.
+    """Return the tags of labelled posts.
 
     Raises:
-        DataError: Posts are not labelled; all of them are listed.
+        DataError: Posts are not labelled; all are listed.
     """
     unlabelled = [post.id for post in posts if post.tags is None]
     if unlabelled:
@@ -231,7 +234,7 @@ def gold_tags(posts: Sequence[Post]) -> list[tuple[str, ...]]:
 
 
 def mistakes(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Mistakes:
-    """Sorts entities by what went wrong with them, under the lenient convention.
+    """Sort entities by what went wrong with them, under the lenient convention.
 
     Raises:
         DataError: As `score`.
@@ -262,24 +265,24 @@ def mistakes(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) 
 
 
 def mean_sd(runs: Sequence[Scores]) -> dict[str, Spread]:
-    """Mean and standard deviation of every figure over runs, as a paper reports seeds.
+    """Return mean and sample standard deviation (n − 1) of every figure over runs.
 
     Args:
-        runs: Scores of different runs on the same posts.
+        runs: Scores on the same posts, of one configuration with different seeds.
 
     Returns:
-        By the names of `Scores.figures`. A type that one run predicts and the gold does not hold
-        counts as 0 in the others.
+        Spreads by the names of `Scores.figures`. If a type is not in the gold and only some runs
+        predict it, it counts as 0 in the others.
 
     Raises:
-        DataError: There is no run, or the runs were not scored on the same gold entities.
+        DataError: There is no run, or the gold entities differ.
     """
     if not runs:
-        raise DataError("there are no scores to take the mean of")
+        raise DataError("there are no scores to average")
     golds = [_gold_counts(run) for run in runs]
     if any(gold != golds[0] for gold in golds):
         raise DataError(
-            "the runs were not scored on the same posts, so their mean says nothing",
+            "the runs were not scored on the same posts, so they have no mean",
             faults=[f"run {number}: {gold}" for number, gold in enumerate(golds, start=1)],
         )
     figures = [run.figures() for run in runs]
@@ -295,7 +298,7 @@ def mean_sd(runs: Sequence[Scores]) -> dict[str, Spread]:
 
 
 def render(scores: Scores) -> str:
-    """Scores as plain text, in percent, both conventions named."""
+    """Return scores as plain text, in percent, with both conventions named."""
     lines = [f"{scores.posts:,} posts, {scores.words:,} words"]
     for one, rule in (
         (scores.lenient, "lenient (seqeval's default)"),
@@ -346,7 +349,7 @@ def _untyped(tags: Sequence[str], convention: Convention) -> tuple[str, ...]:
 
 
 _Counts = tuple[int, int, int]
-"""Gold, predicted and correct entities."""
+"""Numbers of gold, predicted and correct entities."""
 
 
 def _counts(
@@ -379,7 +382,7 @@ def _seqeval(
     *,
     average: str | None,
 ) -> Sequence[Any]:
-    """Precision, recall, F1 and support, as seqeval gives them; it takes lists only."""
+    """Return seqeval's precision, recall, F1 and support; it takes only lists."""
     truth, guess = [list(tags) for tags in gold], [list(tags) for tags in predicted]
     if not truth:
         return ((), (), (), ()) if average is None else (0.0, 0.0, 0.0, 0)
@@ -391,7 +394,7 @@ def _seqeval(
 
 
 def _fit(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:
-    """Raises a DataError unless both hold canonical tags of the same posts and words."""
+    """Raise a DataError unless both are canonical tags of the same posts and words."""
     if len(gold) != len(predicted):
         raise DataError(f"{len(predicted):,} posts were predicted; the gold has {len(gold):,}")
     faults = [

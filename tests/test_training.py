@@ -23,8 +23,9 @@ from mnerfeat.heads.text_only import TextOnlyConfig
 from mnerfeat.tagger import Tagger
 from mnerfeat.text import TextConfig
 from mnerfeat.training import TrainingConfig, load_training_data, train
+from mnerfeat.training.arguments import optimizer
 from mnerfeat.training.config import training_config
-from mnerfeat.training.trainer import last_checkpoint, optimizer
+from mnerfeat.training.trainer import last_checkpoint
 
 from . import tiny
 from .heads.contract import unchecked

@@ -1,4 +1,4 @@
-"""The program: all commands, and what happens to errors."""
+"""The program: all commands, and the handling of errors."""
 
 import logging
 import os
@@ -27,22 +27,20 @@ checking.register(app)
 setup.register(app)
 
 
-def _tell_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"mnerfeat {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def options(
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Tell more of what is going on.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Verbose output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
     _version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version and stop.", callback=_tell_version, is_eager=True
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
         ),
     ] = False,
 ) -> None:
@@ -58,14 +56,14 @@ def options(
 
 
 def main() -> None:
-    """Run the program; every error of ours ends in a message and an exit code that is not 0."""
+    """Run the program; our errors become a message and an exit code other than 0."""
     try:
         app()
     except MnerfeatError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except BrokenPipeError:
-        # Whoever read our output has gone, `head` for example: nothing is wrong.
+        # The reader of our output has ended (`| head`), which is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:

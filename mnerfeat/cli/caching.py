@@ -29,7 +29,7 @@ def info_command(
     from mnerfeat.cache import info
     from mnerfeat.reports.caches import render_info
 
-    typer.echo(render_info(info(path or settings(None).cache), provenance=provenance))
+    typer.echo(render_info(info(path or settings(None, check=False).cache), provenance=provenance))
 
 
 @app.command("verify")
@@ -48,7 +48,7 @@ def verify_command(
     from mnerfeat.cache import verify
     from mnerfeat.reports.caches import render_faults
 
-    path = path or settings(None).cache
+    path = path or settings(None, check=False).cache
     with _bar("row") as progress:
         faults = verify(path, progress, untrusted=untrusted)
     if faults:
@@ -66,7 +66,7 @@ def repair_command(path: CachePath = None) -> None:
     from mnerfeat.cache import repair
     from mnerfeat.reports.caches import render_repair
 
-    typer.echo(render_repair(repair(path or settings(None).cache)))
+    typer.echo(render_repair(repair(path or settings(None, check=False).cache)))
 
 
 @app.command("merge")
@@ -124,7 +124,7 @@ def export_command(
     from mnerfeat.reports.caches import render_export
 
     report = export(
-        path or settings(None).cache,
+        path or settings(None, check=False).cache,
         out,
         format=format_,
         features=features.split(",") if features else None,
@@ -252,7 +252,7 @@ def prune_command(
         texts = read_texts(posts)
     with _bar("B") as progress:
         report = prune(
-            path or settings(None).cache,
+            path or settings(None, check=False).cache,
             folder=images,
             texts=texts,
             features=features.split(",") if features else (),
@@ -268,7 +268,7 @@ def pack_command(path: CachePath = None) -> None:
     from mnerfeat.cache import info, pack
     from mnerfeat.reports.caches import render_info
 
-    path = path or settings(None).cache
+    path = path or settings(None, check=False).cache
     info(path)  # or packing nothing would be said to have worked
     with _bar("B") as progress:
         pack(path, progress)
@@ -281,7 +281,7 @@ def migrate_command(path: CachePath = None) -> None:
     from mnerfeat.cache import migrate
     from mnerfeat.reports.caches import render_migration
 
-    path = path or settings(None).cache
+    path = path or settings(None, check=False).cache
     typer.echo(render_migration(path, migrate(path)))
 
 

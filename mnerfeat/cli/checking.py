@@ -49,7 +49,10 @@ def check_command(
             bar.update(done - bar.n)
 
         report = check(
-            folder or settings(None).data, images=images, pieces=pieces, progress=progress
+            folder or settings(None, check=False).data,
+            images=images,
+            pieces=pieces,
+            progress=progress,
         )
     typer.echo(render(report))
 

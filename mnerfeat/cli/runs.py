@@ -1,5 +1,7 @@
 """`mnerfeat train`, `mnerfeat eval` and `mnerfeat predict`."""
 
+import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -32,10 +34,16 @@ def train_command(
     ] = None,
     seed: Annotated[
         list[int] | None,
-        typer.Option("--seed", help="May be repeated: one run each, and their mean and spread."),
+        typer.Option(
+            "--seed", help="Random seed; may be repeated for one run each, with mean and spread."
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="At most.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Posts a step.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Maximum number of epochs.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Posts per optimizer step.")
+    ] = None,
     lr: Annotated[
         float | None, typer.Option("--lr", help="Highest learning rate of the text encoder.")
     ] = None,
@@ -43,10 +51,15 @@ def train_command(
         str | None, typer.Option("--device", help="auto, cpu or cuda.  [default: auto]")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Of the run.  [default: date, time and head]")
+        str | None, typer.Option("--name", help="Run name.  [default: date, time and head]")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run that was interrupted last.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Resume an interrupted run with its own options (--name; by default the last), "
+            "then train the remaining seeds.",
+        ),
     ] = False,
     data: Data = None,
     cache: Cache = None,
@@ -54,17 +67,34 @@ def train_command(
     preset: Preset = None,
     overrides: Set = None,
 ) -> None:
-    """Train a system on train, choose its best epoch on dev.
+    """Train a system on train and choose its best epoch on dev.
 
     It reads the cache only; images are not opened. `mnerfeat settings` shows all settings.
     """
-    from mnerfeat.config.plans import plan_training
+    from dataclasses import replace
+
+    from mnerfeat.config.plans import plan_resume, plan_training, text_encoder
     from mnerfeat.reports.runs import render_training
-    from mnerfeat.training import Plan, carry_out
+    from mnerfeat.training import carry_out
 
     found = settings(overrides, data=data, cache=cache, runs=runs, preset=preset)
+    options = {"ablation": ablation}
+    training = {"epochs": epochs, "batch_size": batch_size, "encoder_lr": lr, "device": device}
     if resume:
-        plan = Plan.resuming(found.runs, name, data=found.data, cache=found.cache)
+        if preset and head:
+            encoder = encoder or text_encoder(found, head)
+        plan = plan_resume(
+            found,
+            overrides=overrides or (),
+            data=data,
+            cache=cache,
+            name=name,
+            head=head,
+            seeds=seed or (),
+            text={"encoder": encoder},
+            options=options,
+            training=training,
+        )
     else:
         plan = plan_training(
             found,
@@ -72,15 +102,17 @@ def train_command(
             name=name,
             seeds=seed or (),
             text={"encoder": encoder},
-            options={"ablation": ablation},
-            training={
-                "epochs": epochs,
-                "batch_size": batch_size,
-                "encoder_lr": lr,
-                "device": device,
-            },
+            options=options,
+            training=training,
         )
-    typer.echo(render_training(carry_out(plan, progress=sys.stderr.isatty())))
+    plan = replace(plan, command=shlex.join(["mnerfeat", *sys.argv[1:]]))
+    try:
+        trained = carry_out(plan, progress=sys.stderr.isatty())
+    except KeyboardInterrupt as stop:
+        hints = [f"next: {note}" for note in getattr(stop, "__notes__", ())]
+        typer.echo("\n".join(["interrupted", *hints]), err=True)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    typer.echo(render_training(trained))
 
 
 def eval_command(
@@ -89,20 +121,20 @@ def eval_command(
         list[str] | None,
         typer.Option(
             "--run",
-            help="A run's name or folder; may be repeated, for mean and spread."
-            "  [default: the newest]",
+            help="Name of a run, its beginning, or a run folder; may be repeated, for mean and "
+            "spread of each configuration.  [default: the run completed last]",
         ),
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option("--predictions", help="Score this JSONL file, whoever made it, not a run."),
+        typer.Option("--predictions", help="Score a predictions file instead of a run."),
     ] = None,
     data: Data = None,
     cache: Cache = None,
     runs: Runs = None,
     overrides: Set = None,
 ) -> None:
-    """Score a run on a split: micro precision, recall and F1, per type, lenient and strict."""
+    """Score runs on a split: micro precision, recall and F1, per type, lenient and strict."""
     from mnerfeat.prediction import evaluate_predictions, evaluate_runs
     from mnerfeat.reports.runs import render_evaluation
 
@@ -124,29 +156,35 @@ def eval_command(
 def predict_command(
     posts: Annotated[
         Path | None,
-        typer.Option("--posts", help="A file of posts, labelled or not, in any format."),
+        typer.Option("--posts", help="File of posts, labelled or not, in any format."),
     ] = None,
-    text: Annotated[str | None, typer.Option("--text", help="One post's text.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="Text of one post.")] = None,
     image: Annotated[
-        list[Path] | None, typer.Option("--image", help="An image of that post; may be repeated.")
+        list[Path] | None, typer.Option("--image", help="Image of that post; may be repeated.")
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option("--images", help="Folder of the posts' images: extract what is missing."),
+        typer.Option(
+            "--images",
+            help="Folder of the posts' images; features that are not cached are extracted.",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="A JSONL file.  [default: standard output]")
+        Path | None, typer.Option("--out", help="JSONL file.  [default: standard output]")
     ] = None,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Print JSONL, as without a terminal.")
+    ] = False,
     run: Run = None,
     cache: Cache = None,
     runs: Runs = None,
-    preset: Preset = None,
     overrides: Set = None,
 ) -> None:
-    """Find the entities of posts, with what the head made of each image, as JSONL.
+    """Find the entities of posts, and show how the head weighs each image.
 
-    Give a file with --posts, whose images are in the cache or, with --images, are extracted now;
-    or one post with --text and --image.
+    Give a file with --posts, whose images are in the cache or in the folder --images; or one post
+    with --text and --image. Features are extracted by the models that the run was trained with;
+    the cache is only read.
     """
     from mnerfeat.config.plans import plan_extraction
     from mnerfeat.prediction import (
@@ -155,17 +193,20 @@ def predict_command(
         predictions_text,
         write_predictions,
     )
+    from mnerfeat.reports.predictions import render_predictions
 
-    found = settings(overrides, cache=cache, runs=runs, preset=preset)
+    found = settings(overrides, cache=cache, runs=runs)
     config = plan_extraction(found, images=images)
     if (posts is None) == (text is None):
         raise typer.BadParameter("give either --posts FILE or --text TEXT")
     if posts is not None:
-        predictions = predict_file(posts, config, found.runs, run, extract_first=images is not None)
+        predictions = predict_file(posts, config, found.runs, run, images=images)
     else:
         predictions = [predict_post(text or "", image or [], config, found.runs, run)]
-    if out is None:
-        typer.echo(predictions_text(predictions), nl=False)
-    else:
+    if out is not None:
         write_predictions(predictions, out)
         typer.echo(f"{len(predictions):,} posts in {out}", err=True)
+    elif json_lines or not sys.stdout.isatty():
+        typer.echo(predictions_text(predictions), nl=False)
+    else:
+        typer.echo(render_predictions(predictions))

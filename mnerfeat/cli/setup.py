@@ -15,10 +15,10 @@ def register(app: typer.Typer) -> None:
 
 
 def toy_command(
-    folder: Annotated[Path, typer.Argument(help="A new folder, for posts, images and settings.")],
-    train: Annotated[int | None, typer.Option("--train", help="Posts to train on.")] = None,
-    dev: Annotated[int | None, typer.Option("--dev", help="Posts to select on.")] = None,
-    test: Annotated[int | None, typer.Option("--test", help="Posts to score on.")] = None,
+    folder: Annotated[Path, typer.Argument(help="New folder for posts, images and settings.")],
+    train: Annotated[int | None, typer.Option("--train", help="Number of train posts.")] = None,
+    dev: Annotated[int | None, typer.Option("--dev", help="Number of dev posts.")] = None,
+    test: Annotated[int | None, typer.Option("--test", help="Number of test posts.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Random seed.")] = None,
     world: Annotated[
         ToyWorld,
@@ -29,10 +29,10 @@ def toy_command(
         ),
     ] = "images",
 ) -> None:
-    """Draw a small world to try everything on, offline.
+    """Generate a small synthetic data set on which everything can be tried offline.
 
-    Its posts do not tell the type of an entity; one of their images does. Its mnerfeat.toml
-    chooses the tiny backbones that come with the package.
+    The text does not tell the type of an entity; an image of the post does. The mnerfeat.toml of
+    the folder selects the tiny backbones inside the package.
     """
     from mnerfeat.config import build
     from mnerfeat.toy import Mixture, ViewMixture, WorldConfig, make_world
@@ -57,7 +57,7 @@ def settings_command(
         ),
     ] = None,
 ) -> None:
-    """Show every setting of mnerfeat.toml and --set, with its default and what it does."""
+    """Print all settings of mnerfeat.toml and --set with their defaults."""
     from mnerfeat.config.reference import render_settings
 
     typer.echo(render_settings(section))

@@ -1,4 +1,4 @@
-"""Dataclasses filled from plain tables, and what their fields say about themselves."""
+"""Dataclasses from plain tables, and the docstrings of their fields."""
 
 import ast
 import dataclasses
@@ -18,21 +18,18 @@ Config = TypeVar("Config")
 
 
 def build(kind: type[Config], section: str, *tables: Mapping[str, Any]) -> Config:
-    """Fill a dataclass from tables, the last one counting most.
+    """Fill a dataclass from tables; later ones take precedence.
 
     Args:
         kind: A dataclass.
-        section: What to call the table in messages.
-        tables: From `Settings.section`, and from options; None counts as not given.
+        section: Name of the table in messages.
+        tables: Tables of settings and options; None counts as not given.
 
     Raises:
-        ConfigError: With every unknown name and every value of the wrong type.
+        ConfigError: Names are unknown or values have the wrong type; all are listed.
     """
-    fields = sorted(field.name for field in dataclasses.fields(kind) if field.init)  # type: ignore[arg-type]
     values = {name: value for table in tables for name, value in table.items() if value is not None}
-    faults = [
-        unknown(name, fields, f"option of [{section}]") for name in values if name not in fields
-    ]
+    faults = unknown_fields(kind, section, values)
     try:
         if not faults:
             return pydantic.TypeAdapter(kind).validate_python(values)
@@ -41,11 +38,17 @@ def build(kind: type[Config], section: str, *tables: Mapping[str, Any]) -> Confi
             f"{section}.{'.'.join(map(str, fault['loc']))}: {fault['msg']}, got {fault['input']!r}"
             for fault in error.errors()
         ]
-    raise ConfigError(f"the settings of [{section}] cannot be used:", faults=faults)
+    raise ConfigError(f"settings of [{section}] that cannot be used:", faults=faults)
+
+
+def unknown_fields(kind: type, section: str, names: Iterable[object]) -> list[str]:
+    """Return one message for each name that is not a field of a dataclass."""
+    fields = sorted(field.name for field in dataclasses.fields(kind) if field.init)
+    return [unknown(name, fields, f"option of [{section}]") for name in names if name not in fields]
 
 
 def unknown(name: object, choices: Iterable[object], what: str) -> str:
-    """`unknown head 'iqrc'; did you mean iqcr? choose from: dpe, gifr, iqcr, text`."""
+    """Return `unknown head 'iqrc'; did you mean iqcr? choose from: dpe, gifr, iqcr, text`."""
     known = [str(choice) for choice in choices]
     close = difflib.get_close_matches(str(name), known, n=1)
     guess = f" did you mean {close[0]}?" if close else ""
@@ -54,7 +57,7 @@ def unknown(name: object, choices: Iterable[object], what: str) -> str:
 
 @cache
 def field_docs(kind: type) -> Mapping[str, str]:
-    """The docstring under each field of a dataclass, inherited ones included."""
+    """Return the docstring under each field of a dataclass, inherited fields included."""
     docs: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(base):

@@ -1,16 +1,21 @@
-"""From settings and options to what extraction and training take."""
+"""Plans of extraction and training from settings and options."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from mnerfeat.checkpoint import find_run
+from mnerfeat.checkpoint.manifest import differences
 from mnerfeat.config.builder import build, unknown
-from mnerfeat.config.settings import Settings
-from mnerfeat.errors import ConfigError
+from mnerfeat.config.settings import Settings, load_settings
+from mnerfeat.errors import ConfigError, RunError
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.tagger import HEADS
 from mnerfeat.text import TextConfig
 from mnerfeat.toy import backbone
 from mnerfeat.training import Plan, TrainingConfig
+from mnerfeat.training.config import training_config
 
 DEFAULT_HEAD = "iqcr"
 
@@ -21,7 +26,7 @@ ENCODERS = {
     "dpe": "bert-base-cased",
     "iterative": "bert-base-cased",
 }
-"""The text encoder of each head's paper, by Hugging Face id; the preset `base` takes these."""
+"""Text encoder of each head's paper, by Hugging Face id; the preset `base` uses these."""
 
 
 def plan_training(
@@ -34,23 +39,24 @@ def plan_training(
     options: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """What to train, from settings and what the command line says.
+    """Return the plan of a training from settings and options.
 
     Args:
-        settings: Of the folder.
-        head: Its name; `iqcr` by default.
-        seeds: One run each.
-        name: Of the run.
-        text: Options of the text encoder; None in them counts as not given, as in the next two.
+        settings: Settings of the folder.
+        head: Name of the head; `iqcr` by default.
+        seeds: One run for each.
+        name: Run name.
+        text: Options of the text encoder; in this and the next two, None counts as not given.
         options: Options of the head.
         training: Options of training.
 
     Raises:
-        ConfigError: With what cannot be used.
+        ConfigError: Options cannot be used.
     """
     head = head or DEFAULT_HEAD
     if head not in HEADS:
         raise ConfigError(unknown(head, sorted(HEADS), "head"))
+    extraction = plan_extraction(settings)
     return Plan(
         data=settings.data,
         cache=settings.cache,
@@ -66,19 +72,97 @@ def plan_training(
         training=build(TrainingConfig, "train", settings.section("train"), training or {}),
         seeds=tuple(seeds),
         name=name,
+        discriminator=extraction.discriminator,
+        models=extraction.references(),
+    )
+
+
+def plan_resume(
+    settings: Settings,
+    *,
+    overrides: Sequence[str] = (),
+    data: Path | None = None,
+    cache: Path | None = None,
+    name: str | None = None,
+    head: str | None = None,
+    seeds: Sequence[int] = (),
+    text: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Return the plan that resumes an interrupted run with the options it was begun with.
+
+    Data and cache are those of the run unless they are given now. The device may be another one.
+
+    Args:
+        settings: Settings of the folder.
+        overrides: Overrides of the command line; they must be the run's own settings.
+        data: Data folder given on the command line.
+        cache: Feature cache given on the command line.
+        name: The run, as `find_run` takes it; None for the one that was begun last.
+        head: Name of the head, which must be the run's own, as all options that follow.
+        seeds: The seeds of the interrupted plan, or some of them.
+        text: Options of the text encoder.
+        options: Options of the head.
+        training: Options of training.
+
+    Raises:
+        RunError: No run is waiting, or this version cannot continue it.
+        ConfigError: Options differ from those of the run; all are listed.
+    """
+    run = find_run(settings.runs, name, state="training")
+    if run.complete:
+        raise RunError(f"the run {run.folder} is complete: there is nothing to resume")
+    typed = load_settings(None, overrides)
+    origin, own_head = run.manifest.origin, run.manifest.head
+    own: dict[str, Any] = {
+        "text": run.text_config(),
+        f"head.{own_head}": run.head_config(),
+        "train": training_config(run),
+    }
+    given = {"text": text, f"head.{own_head}": options, "train": training}
+    faults = [f"head: {own_head!r} there, {head!r} here"] if head not in {None, own_head} else []
+    resumed: dict[str, Any] = {}
+    for section, config in own.items():
+        if section.startswith("head.") and faults:
+            continue
+        asked = build(
+            type(config), section, asdict(config), typed.section(section), given[section] or {}
+        )
+        resumed[section] = asked
+        faults += differences(section, _comparable(config), _comparable(asked))
+    planned = origin.seeds or (own["train"].seed,)
+    if not set(seeds) <= set(planned):
+        faults.append(f"seeds: {_joined(planned)} there, {_joined(seeds)} here")
+    if faults:
+        raise ConfigError(
+            f"the run {run.name} was begun with other options:",
+            faults=faults,
+            hint=f"{run.resume_command} (with its own options), or begin a new run without --resume",
+        )
+    return Plan(
+        data=data or _existing(origin.data) or settings.data,
+        cache=cache or _existing(origin.cache) or settings.cache,
+        runs=settings.runs,
+        text=own["text"],
+        head=own[f"head.{own_head}"],
+        training=resumed["train"],
+        seeds=planned,
+        name=origin.name,
+        resume=run,
         discriminator=plan_extraction(settings).discriminator,
     )
 
 
 def plan_extraction(settings: Settings, **options: Any) -> ExtractConfig:
-    """What to extract, from settings and what the command line says.
+    """Return the configuration of an extraction from settings and options.
 
     Args:
-        settings: Of the folder.
-        options: Of `ExtractConfig`; None counts as not given.
+        settings: Settings of the folder.
+        options: Options of `ExtractConfig`; None counts as not given.
 
     Raises:
-        ConfigError: With what cannot be used.
+        ConfigError: Options cannot be used.
     """
     return build(
         ExtractConfig,
@@ -90,9 +174,22 @@ def plan_extraction(settings: Settings, **options: Any) -> ExtractConfig:
 
 
 def text_encoder(settings: Settings, head: str) -> str:
-    """The text encoder of a preset: the paper's, or the tiny one."""
+    """Return the text encoder of the preset: that of the head's paper, or the tiny one."""
     if settings.preset == "tiny":
         return str(backbone("text"))
     if settings.preset != "base":
         raise ConfigError(unknown(settings.preset, ("base", "tiny"), "preset"))
     return ENCODERS[head]
+
+
+def _comparable(config: Any) -> dict[str, Any]:
+    """Return options as a run records them, without the device and the seed."""
+    return {k: v for k, v in asdict(config).items() if k not in {"device", "seed"}}
+
+
+def _existing(path: str) -> Path | None:
+    return Path(path) if path and Path(path).exists() else None
+
+
+def _joined(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, seeds))

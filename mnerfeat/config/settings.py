@@ -1,4 +1,4 @@
-"""`mnerfeat.toml`, and what the command line says on top of it."""
+"""`mnerfeat.toml` with the overrides of the command line."""
 
 import dataclasses
 import tomllib
@@ -14,14 +14,14 @@ FILE_NAME = "mnerfeat.toml"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What `mnerfeat.toml` and `--set` say.
+    """The settings of a folder: `mnerfeat.toml` with the overrides of `--set`.
 
     Attributes:
-        cache: The feature cache.
-        data: The folder of train, dev and test.
-        runs: The folder of run folders.
-        preset: `base` (the papers' backbones) or `tiny` (those inside the package).
-        sections: Every other table, by its dotted name (`train`, `head.iqcr`), as read.
+        cache: Feature cache.
+        data: Folder of train, dev and test.
+        runs: Folder of run folders.
+        preset: `base` (the papers' backbones) or `tiny` (models inside the package).
+        sections: All other tables by their dotted names (`train`, `head.iqcr`), as read.
     """
 
     cache: Path = Path("features.h5")
@@ -31,30 +31,32 @@ class Settings:
     sections: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def section(self, name: str) -> Mapping[str, Any]:
-        """A table, empty where it is not there."""
+        """Return a table; empty if it is not given."""
         return self.sections.get(name, {})
 
 
 SECTIONS = ("extract", "text", "train", "head.*", "rank")
-"""The tables a configuration may have."""
+"""Tables that a configuration may have."""
 
 _TOP_LEVEL = ("cache", "data", "runs", "preset")
 
 
-def load_settings(folder: Path = Path(), overrides: Sequence[str] = (), **options: Any) -> Settings:
-    """Read `mnerfeat.toml` of a folder, where there is one, and apply overrides.
+def load_settings(
+    folder: Path | None = Path(), overrides: Sequence[str] = (), **options: Any
+) -> Settings:
+    """Read the `mnerfeat.toml` of a folder, if it has one, and apply overrides.
 
     Args:
-        folder: Where to look.
-        overrides: `train.epochs=5`: a dotted name and a TOML value; a bare word is a text.
-        options: Top-level settings from the command line; None means not given.
+        folder: The folder; None to read no file.
+        overrides: Dotted names with TOML values (`train.epochs=5`); a bare word is a string.
+        options: Top-level settings from the command line; None counts as not given.
 
     Raises:
-        ConfigError: With every fault: a file that is not TOML, unknown names, wrong overrides.
+        ConfigError: The file is not TOML, or names or overrides are wrong; all are listed.
     """
-    path = folder / FILE_NAME
+    path = (folder or Path()) / FILE_NAME
     tables: dict[str, Any] = {}
-    if path.exists():
+    if folder is not None and path.exists():
         try:
             tables = tomllib.loads(path.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -79,7 +81,7 @@ def _settings(tables: Mapping[str, Any], options: Mapping[str, Any], faults: lis
             if name in _TOP_LEVEL and isinstance(value, str):
                 top[name] = value if name == "preset" else Path(value)
             elif name in _TOP_LEVEL:
-                faults.append(f"{name}: wanted a text, got {value!r}")
+                faults.append(f"{name}: wanted a string, got {value!r}")
             elif not heads and name not in SECTIONS:
                 faults.append(unknown(name, (*_TOP_LEVEL, *SECTIONS), "setting"))
             elif not isinstance(table, dict):

@@ -28,7 +28,7 @@ from mnerfeat.cache import (
     pair_id,
     stack_ids,
 )
-from mnerfeat.datasets.image_rows import resolve
+from mnerfeat.datasets.image_rows import Find, resolve
 from mnerfeat.datasets.pair_columns import (
     REWARD,
     REWARD_BLANK,
@@ -98,6 +98,8 @@ def extract_rewards(
     *,
     replace: bool = False,
     dry_run: bool = False,
+    source: FeatureCache | None = None,
+    find: Find | None = None,
 ) -> RewardSummary:
     """Compute the rewards of posts that a cache lacks.
 
@@ -107,6 +109,9 @@ def extract_rewards(
         folder: Folder of the discriminator.
         replace: Replace rewards by another discriminator, or from other embeddings.
         dry_run: Count what there is to do, and do nothing.
+        source: Cache with the CLIP embeddings, and with rewards that need not be computed again;
+            by default the cache itself.
+        find: Finds the images' rows in the source; by default by name.
 
     Raises:
         RunError: There is no discriminator.
@@ -117,13 +122,13 @@ def extract_rewards(
     """
     started = time.monotonic()
     saved, discriminator, blank = load_discriminator(folder)
-    cache = FeatureCache(path)
+    cache = FeatureCache(path) if source is None else source
     provenance = _provenance(cache, saved, folder)
     held = cache.pairs.features.get(REWARD)
     stale = held is not None and held.provenance != provenance
     if held is not None and stale and not replace:
         held.require(provenance, command=reward_command(folder, replace=True))
-    pairs = _Pairs(cache, posts)
+    pairs = _Pairs(cache, posts, find)
     done = pairs.failed & (False if stale else _held_as_failed(cache, pairs.ids))
     done |= np.logical_and.reduce(
         [cache.pairs.done(name, pairs.ids, provenance) for name in _FEATURES]
@@ -149,7 +154,7 @@ def extract_rewards(
                 REWARD_SEEN: seen[valid].astype(np.uint8),
             }
             writer.put(pairs=pairs.rows(part, values, provenance), replace=replace)
-    if not dry_run:
+    if not dry_run and path.exists():
         pack(path)
     return RewardSummary(
         cache=path,
@@ -163,18 +168,24 @@ def extract_rewards(
     )
 
 
-def lacks_rewards(path: Path, posts: Sequence[Post]) -> bool:
-    """Return whether a cache lacks rewards of posts with images that it contains."""
-    with FeatureCache(path) as cache:
-        if REWARD not in cache:
-            return any(post.images for post in posts)
-        counts = np.array([len(post.images) for post in posts], np.int64)
-        slots = counts[:, None] > np.arange(counts.max(initial=0))
-        rows = np.full(slots.shape, -1, np.int64)
-        rows[slots] = resolve(cache, [name for post in posts for name in post.images])
-        found = pair_rows(cache, posts, rows)
-        state = np.where(found >= 0, cache[REWARD].state[found], 0)
-        return bool(((rows >= 0) & (state != OK) & (state != FAILED)).any())
+def lacks_rewards(cache: FeatureCache, posts: Sequence[Post], *, find: Find | None = None) -> bool:
+    """Return whether a cache lacks rewards of posts with images that it contains.
+
+    Args:
+        cache: The cache.
+        posts: The posts.
+        find: Finds the images' rows in the cache; by default by name.
+    """
+    if REWARD not in cache:
+        return any(post.images for post in posts)
+    counts = np.array([len(post.images) for post in posts], np.int64)
+    slots = counts[:, None] > np.arange(counts.max(initial=0))
+    rows = np.full(slots.shape, -1, np.int64)
+    names = [name for post in posts for name in post.images]
+    rows[slots] = resolve(cache, names) if find is None else find(names)
+    found = pair_rows(cache, posts, rows)
+    state = np.where(found >= 0, cache[REWARD].state[found], 0)
+    return bool(((rows >= 0) & (state != OK) & (state != FAILED)).any())
 
 
 def _provenance(cache: FeatureCache, saved: SavedDiscriminator, folder: Path) -> Provenance:
@@ -221,10 +232,10 @@ class _Pairs:
         unknown: Number of images that the cache does not contain.
     """
 
-    def __init__(self, cache: FeatureCache, posts: Sequence[Post]) -> None:
+    def __init__(self, cache: FeatureCache, posts: Sequence[Post], find: Find | None) -> None:
         with_images = [post for post in posts if post.images]
         names = [name for post in with_images for name in post.images]
-        images = resolve(cache, names)
+        images = resolve(cache, names) if find is None else find(names)
         texts = cache.text_rows([post.text for post in with_images])
         owner = np.repeat(np.arange(len(with_images)), [len(post.images) for post in with_images])
         known = images >= 0

@@ -1,5 +1,6 @@
-"""A trained run put to use: predictions for posts, and scores on a split."""
+"""Predictions and scores of trained runs."""
 
+from mnerfeat.prediction.features import require_features
 from mnerfeat.prediction.predictions import (
     Prediction,
     predict,
@@ -8,12 +9,7 @@ from mnerfeat.prediction.predictions import (
     write_predictions,
 )
 from mnerfeat.prediction.predictor import predict_file, predict_post
-from mnerfeat.prediction.results import (
-    Evaluation,
-    evaluate_predictions,
-    evaluate_runs,
-    require_features,
-)
+from mnerfeat.prediction.results import Evaluation, evaluate_predictions, evaluate_runs
 
 __all__ = [
     "Evaluation",

@@ -1,7 +1,7 @@
-"""Posts in, entities and what the head made of each image out.
+"""Predictions: entities, and the head's values of each image.
 
-Posts come from any file that `mnerfeat.datasets.read_posts` understands; predictions go to JSONL,
-one object a post, which is itself such a file.
+Predictions are written as JSONL, one object per post, which `mnerfeat.datasets.read_posts` reads
+like any file of posts.
 """
 
 import json
@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnerfeat.cache import FeatureCache
+from mnerfeat.checkpoint import json_lines
 from mnerfeat.datasets.loader import read_posts
 from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.tags import Entity, entities
-from mnerfeat.datasets.vision import VisionTable
+from mnerfeat.datasets.vision import Find, VisionTable
 from mnerfeat.errors import DataError, StorageError
 from mnerfeat.tagger import Tagged, Tagger
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What was predicted for one post.
+    """The prediction for one post.
 
     Attributes:
-        post: The post as it was given.
+        post: The post.
         tagged: Its tags, and the head's values of its images.
     """
 
@@ -33,16 +34,16 @@ class Prediction:
 
     @property
     def entities(self) -> list[Entity]:
-        """The entities that the tags spell out, by the lenient convention."""
+        """Entities of the tags by the lenient convention."""
         return entities(self.tagged.tags)
 
     @property
     def images(self) -> dict[str, Mapping[str, float] | None]:
-        """By name, what the head made of each image; None where it could not be used."""
+        """The head's values of each image by name; None if the image could not be used."""
         return dict(zip(self.post.images, self.tagged.images, strict=True))
 
     def record(self) -> dict[str, object]:
-        """As it is written to JSONL; see `Tagged.record`."""
+        """Return the JSON object of the prediction; see `Tagged.record`."""
         return self.tagged.record(self.post)
 
 
@@ -51,6 +52,7 @@ def predict(
     posts: Sequence[Post],
     cache: FeatureCache | None = None,
     *,
+    find: Find | None = None,
     batch_size: int = 64,
     progress: bool = False,
 ) -> list[Prediction]:
@@ -58,13 +60,14 @@ def predict(
 
     Args:
         tagger: As `Run.load_tagger` gives it.
-        posts: Labelled or not; labels are not looked at.
-        cache: Where the features of the posts' images are; None to look at no image.
-        batch_size: Posts at a time; no result depends on it.
-        progress: Show a progress bar.
+        posts: Posts; labels are not used.
+        cache: Cache with the features of the posts' images; None to use no image.
+        find: Finds images in the cache, as in `VisionTable.from_cache`; by default by name.
+        batch_size: Posts per batch; no result depends on it.
+        progress: Whether to show a progress bar.
 
     Returns:
-        One prediction a post, in the order given.
+        One prediction per post, in the order given.
 
     Raises:
         CacheLookupError: A feature that the head reads has not been extracted.
@@ -73,22 +76,21 @@ def predict(
     with_images = cache is not None and any(post.images for post in posts) and columns
     table = VisionTable.without_images(len(posts))
     if cache is not None and with_images:
-        table = VisionTable.from_cache(cache, posts, columns).to(tagger.device)
+        table = VisionTable.from_cache(cache, posts, columns, find=find).to(tagger.device)
     found = tagger.tag(posts, table, batch_size=batch_size, progress=progress)
     return [Prediction(post=post, tagged=tagged) for post, tagged in zip(posts, found, strict=True)]
 
 
 def predictions_text(predictions: Sequence[Prediction]) -> str:
-    """Predictions as JSONL."""
-    lines = (json.dumps(one.record(), ensure_ascii=False, allow_nan=False) for one in predictions)
-    return "".join(f"{line}\n" for line in lines)
+    """Return predictions as JSONL."""
+    return json_lines(one.record() for one in predictions)
 
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     """Write predictions as JSONL, all or nothing.
 
     Raises:
-        StorageError: The file cannot be written; an older one is then left as it was.
+        StorageError: The file cannot be written; an older file stays unchanged.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -100,13 +102,12 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Read predictions that `write_predictions` wrote, or that somebody else made.
+    """Read predictions of this or any other system.
 
-    Only `text` and `label` are needed: words and predicted tags. Everything else may be missing,
-    so the output of any other system can be scored here.
+    Only `text` (words) and `label` (predicted tags) are needed.
 
     Raises:
-        DataError: The file cannot be read, or posts have no `label`; all of them are named.
+        DataError: The file cannot be read, or posts have no `label`; all are listed.
     """
     posts = read_posts(path)
     unlabelled = [post.id for post in posts if post.tags is None]
@@ -137,9 +138,9 @@ def _lines(path: Path) -> list[str]:
 
 
 def _image_values(line: str, images: int) -> tuple[Mapping[str, float] | None, ...] | None:
-    """The head's values of each image, None for each where there are none; None if they do not fit.
+    """Return the head's values of each image; None if they do not fit the images.
 
-    Lines that are no JSON, which `read_posts` understands, hold no such values.
+    Lines in other formats that `read_posts` reads have no such values.
     """
     try:
         values = json.loads(line).get("image_values")

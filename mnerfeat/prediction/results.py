@@ -1,16 +1,21 @@
-"""Runs and imported predictions, scored on a split."""
+"""Scores of runs and of predictions files on a split."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mnerfeat.cache import FeatureCache, Provenance
+from mnerfeat.cache import FeatureCache
 from mnerfeat.checkpoint import Run, find_run
-from mnerfeat.datasets import Post, read_split
+from mnerfeat.checkpoint.manifest import now
+from mnerfeat.datasets import Split, read_folder, read_split
+from mnerfeat.datasets.loader import find_splits
 from mnerfeat.datasets.tags import convention_note
-from mnerfeat.errors import DataError, ProvenanceError
+from mnerfeat.errors import DataError, RunError
 from mnerfeat.evaluation import Mistakes, Scores, gold_tags, mistakes, score, score_by_images
+from mnerfeat.prediction.features import require_features
 from mnerfeat.prediction.predictions import predict, read_predictions
 from mnerfeat.tagger import choose_device
 
@@ -19,14 +24,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was predicted on a split, scored.
+    """Scores of predictions on a split.
 
     Attributes:
-        name: Of the run, or of the file of predictions.
-        split: Its name.
-        scores: Over all posts.
-        by_images: The same for posts without an image, with one, and with several.
-        mistakes: What became of the entities.
+        name: Name of the run or of the predictions file.
+        split: Name of the split.
+        scores: Scores over all posts.
+        by_images: Scores of posts without an image, with one, and with several. For a run the
+            images used are counted, for a predictions file those named.
+        mistakes: Entities by what went wrong with them.
+        configuration: Everything but the seed that determines the run, hashed; empty for a
+            predictions file. Only runs of one configuration have a mean.
+        label: Short description of the configuration.
+        saved: Metrics file in the run folder.
+        own_data: Whether the split belongs to the data that the run was trained on.
     """
 
     name: str
@@ -34,6 +45,10 @@ class Evaluation:
     scores: Scores
     by_images: Mapping[str, Scores]
     mistakes: Mistakes
+    configuration: str = ""
+    label: str = ""
+    saved: Path | None = None
+    own_data: bool = True
 
 
 def evaluate_runs(
@@ -46,42 +61,99 @@ def evaluate_runs(
     device: str = "auto",
     progress: bool = False,
 ) -> list[Evaluation]:
-    """Score runs on a split; scores and predictions are kept in their folders.
+    """Score runs on a split, and save scores and predictions in the run folders.
+
+    They are saved as `metrics-<split>.json` and `predictions/<split>.jsonl` if the data is that of
+    the run, and otherwise with the start of the data's fingerprint after the split. Results of one
+    data set never replace those of another one.
 
     Args:
-        names: Of the runs, or their folders; None is the newest complete one.
-        runs: The folder of run folders.
-        data: The folder of the splits.
-        cache: The feature cache; not opened where no head reads images.
+        names: Runs as `find_run` takes them; None for the one completed last.
+        runs: Folder of run folders.
+        data: Folder of the splits.
+        cache: Feature cache; not opened if no head reads images.
         split: `train`, `dev` or `test`.
         device: `auto`, `cpu` or `cuda`.
-        progress: Show progress bars.
+        progress: Whether to show progress bars.
 
     Raises:
-        RunError: Where there is no such run.
-        DataError: Where the split is missing or cannot be read.
-        ProvenanceError: Where the cache's features are not those that a run was trained on.
-        CacheError: Where features are missing.
+        RunError: There is no such run.
+        DataError: The split is missing or cannot be read.
+        ProvenanceError: The cached features are not those that a run was trained on.
+        CacheError: Features are missing.
     """
-    found = [find_run(runs, name) for name in names]
-    posts = read_split(data, split).posts
-    return [_evaluate(run, posts, cache, split, device=device, progress=progress) for run in found]
+    found = {run.folder: run for run in (find_run(runs, name) for name in names)}
+    read = read_split(data, split)
+    return [
+        _evaluate(run, read, data, cache, device=device, progress=progress)
+        for run in found.values()
+    ]
+
+
+def evaluate_predictions(path: Path, data: Path, split: str) -> Evaluation:
+    """Score a predictions file on a split.
+
+    Args:
+        path: Posts with predicted tags in any format; posts are matched by id, and their words
+            compared.
+        data: Folder of the splits.
+        split: `train`, `dev` or `test`.
+
+    Raises:
+        DataError: Predictions are missing, or posts are unknown or have other words; all are
+            listed.
+    """
+    read = read_split(data, split)
+    posts = read.posts
+    predicted = {one.post.id: one for one in read_predictions(path)}
+    known = {post.id for post in posts}
+    faults = [f"{post.id}: no prediction" for post in posts if post.id not in predicted]
+    faults += [f"{name}: not a post of {split}" for name in predicted if name not in known]
+    faults += [
+        f"{post.id}: the prediction's {len(predicted[post.id].post.words)} words are not the "
+        f"{len(post.words)} words of the post"
+        for post in posts
+        if post.id in predicted and predicted[post.id].post.words != post.words
+    ]
+    if faults:
+        raise DataError(f"{path} does not match the posts of {split}:", faults=faults)
+    tags = [predicted[post.id].tagged.tags for post in posts]
+    return _scored(path.name, read, tags, [len(post.images) for post in posts])
 
 
 def _evaluate(
-    run: Run, posts: Sequence[Post], cache: Path, split: str, *, device: str, progress: bool
+    run: Run, split: Split, data: Path, cache: Path, *, device: str, progress: bool
 ) -> Evaluation:
     tagger = run.load_tagger(choose_device(device))
     opened = FeatureCache(cache) if tagger.head.columns else None
     if opened is not None:
         require_features(run, opened)
-    predictions = predict(tagger, posts, opened, progress=progress)
-    evaluation = _scored(run.name, split, posts, [one.tagged.tags for one in predictions])
-    run.write_lines(f"predictions/{split}.jsonl", (one.record() for one in predictions))
+    predictions = predict(tagger, split.posts, opened, progress=progress)
+    own = _is_own_data(run, data)
+    stem = _stem(run, split, own=own)
+    evaluation = _scored(
+        run.name,
+        split,
+        [one.tagged.tags for one in predictions],
+        [sum(value is not None for value in one.tagged.images) for one in predictions],
+        configuration=configuration(run),
+        label=label(run),
+        saved=run.folder / f"metrics-{stem}.json",
+        own_data=own,
+    )
+    mark = f"{split.name}:{split.fingerprint[:8]}"
+    run.write_lines(
+        f"predictions/{stem}.jsonl", (one.record() | {"data": mark} for one in predictions)
+    )
     run.write_json(
-        f"metrics-{split}.json",
+        f"metrics-{stem}.json",
         {
-            "split": split,
+            "split": split.name,
+            "data": str(data.resolve()),
+            "fingerprint": split.fingerprint,
+            "own_data": own,
+            "date": now(),
+            "predictions": f"predictions/{stem}.jsonl",
             "scores": evaluation.scores.as_json(),
             "by_images": {k: v.as_json() for k, v in evaluation.by_images.items()},
             "mistakes": asdict(evaluation.mistakes),
@@ -90,65 +162,69 @@ def _evaluate(
     return evaluation
 
 
-def evaluate_predictions(path: Path, data: Path, split: str) -> Evaluation:
-    """Score a file of predictions, whoever made them, on a split.
+def configuration(run: Run) -> str:
+    """Return a hash of everything but the seed that determines a run."""
+    found = run.manifest.configuration()
+    for name in ("seed", "device"):
+        found["training"].pop(name, None)
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
-    Args:
-        path: JSONL with `text` and `label`; posts are matched by `id`, and the words compared.
-        data: The folder of the splits.
-        split: `train`, `dev` or `test`.
 
-    Raises:
-        DataError: With every post that lacks a prediction, is unknown, or has other words.
+def label(run: Run) -> str:
+    """Return the head of a run with its ablation: `iqcr`, `iqcr:no-iqw`."""
+    ablation = run.manifest.head_options.get("ablation")
+    return f"{run.manifest.head}:{ablation}" if ablation else run.manifest.head
+
+
+def _is_own_data(run: Run, data: Path) -> bool:
+    """Return whether a data folder has the train and dev posts that a run was trained on.
+
+    If it has neither split, or they cannot be read, its path decides.
     """
-    posts = read_split(data, split).posts
-    predicted = {one.post.id: one for one in read_predictions(path)}
-    known = {post.id for post in posts}
-    faults = [f"{post.id}: no prediction" for post in posts if post.id not in predicted]
-    faults += [f"{name}: not a post of {split}" for name in predicted if name not in known]
-    faults += [
-        f"{post.id}: {len(predicted[post.id].post.words)} other words, not the {len(post.words)} "
-        "of the post"
-        for post in posts
-        if post.id in predicted and predicted[post.id].post.words != post.words
-    ]
-    if faults:
-        raise DataError(f"{path} does not hold the predictions of {split}:", faults=faults)
-    return _scored(path.name, split, posts, [predicted[post.id].tagged.tags for post in posts])
+    trained_on = run.manifest.fingerprints.get("data")
+    names = [name for name in ("train", "dev") if name in find_splits(data)]
+    try:
+        found = list(read_folder(data, names)) if isinstance(trained_on, Mapping) else []
+    except DataError:
+        found = []
+    if not found or not isinstance(trained_on, Mapping):
+        return run.manifest.origin.data in {"", str(data.resolve())}
+    return all(one.fingerprint == trained_on.get(one.name) for one in found)
 
 
-def require_features(run: Run, cache: FeatureCache) -> None:
-    """Make sure that a cache holds the features that a run was trained on.
-
-    Raises:
-        CacheLookupError: Where one is missing.
-        ProvenanceError: Where some were made by something else; it shows every fact that differs.
-    """
-    faults = [
-        f"{name}: {difference}"
-        for name, trained_on in run.manifest.fingerprints.get("features", {}).items()
-        for difference in cache[name].provenance.differences(Provenance(trained_on["provenance"]))
-    ]
-    if faults:
-        raise ProvenanceError(
-            f"{run.name} was trained on other features than {cache.path} holds (what it holds, "
-            "not what the run was trained on):",
-            faults=faults,
-            hint="use the cache that it was trained on (--cache), make the features as they were "
-            "(`mnerfeat extract --replace`), or train on these",
-        )
+def _stem(run: Run, split: Split, *, own: bool) -> str:
+    """Return the name under which results are saved: the split, or with its fingerprint."""
+    try:
+        earlier = run.read_json(f"metrics-{split.name}.json").get("fingerprint")
+    except RunError:
+        earlier = None
+    if own and earlier in {None, split.fingerprint}:
+        return split.name
+    return f"{split.name}-{split.fingerprint[:8]}"
 
 
 def _scored(
-    name: str, split: str, posts: Sequence[Post], predicted: Sequence[Sequence[str]]
+    name: str,
+    split: Split,
+    predicted: Sequence[Sequence[str]],
+    images: Sequence[int],
+    *,
+    configuration: str = "",
+    label: str = "",
+    saved: Path | None = None,
+    own_data: bool = True,
 ) -> Evaluation:
-    gold = gold_tags(posts)
+    gold = gold_tags(split.posts)
     if note := convention_note(gold):
-        logger.warning("%s: %s", split, note)
+        logger.warning("%s: %s", split.name, note)
     return Evaluation(
         name=name,
-        split=split,
+        split=split.name,
         scores=score(gold, predicted),
-        by_images=score_by_images(posts, predicted),
+        by_images=score_by_images(split.posts, predicted, images),
         mistakes=mistakes(gold, predicted),
+        configuration=configuration,
+        label=label,
+        saved=saved,
+        own_data=own_data,
     )

@@ -1,4 +1,4 @@
-"""The options of training."""
+"""Options of training."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,60 +13,60 @@ RankedPosts = Literal["leave-out", "keep"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How to train; kept with the run, and not needed to use it."""
+    """Options of training; a run records them, but can be used without them."""
 
     epochs: int = 20
-    """Passes over the training posts, at most; the learning rates decay to 0 over them."""
+    """Maximum number of epochs; the learning rates decay to 0 over them."""
 
     batch_size: int = 16
-    """Posts per optimiser step, over all devices and accumulation steps together."""
+    """Posts per optimizer step, over all devices and accumulation steps together."""
 
     accumulation: int = 1
-    """Parts that each device takes its share of a batch in: more parts need less memory."""
+    """Parts into which each device splits its share of a batch: more parts need less memory."""
 
     encoder_lr: float = 2e-5
     """Highest learning rate of the text encoder."""
 
     fusion_lr: float = 1e-4
-    """Highest learning rate of the layers that bring text and images together."""
+    """Highest learning rate of the layers that fuse text and images."""
 
     crf_lr: float = 5e-3
     """Highest learning rate of emissions and CRF."""
 
     scalar_lr: float = 5e-2
-    """Highest learning rate of single trainable numbers (α and β of IQCR-MI)."""
+    """Highest learning rate of trainable scalars (α and β of IQCR-MI)."""
 
     weight_decay: float = 0.01
-    """Decoupled weight decay (AdamW) of matrices; biases, norms and scalars have none."""
+    """Decoupled weight decay (AdamW) of matrices; biases, norms and scalars do not decay."""
 
     warmup: float = 0.1
-    """Share of all steps in which the learning rates rise from 0, 0 to 1."""
+    """Fraction of all steps in which the learning rates rise from 0, in [0, 1]."""
 
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm, over all parameters; 0 for never."""
+    """Maximum norm of the gradient over all parameters; 0 turns clipping off."""
 
     patience: int = 5
-    """Stop after so many epochs without a better lenient micro F1 on dev; 0 for never."""
+    """Epochs without a better lenient micro F1 on dev before training stops; 0 turns it off."""
 
     eval_batch_size: int = 64
-    """Posts at a time on each device when scoring dev; no result depends on it."""
+    """Posts per batch on each device when scoring dev; no result depends on it."""
 
     precision: Precision = "auto"
-    """Of matrix products in training: `auto` is bfloat16 on a GPU that has it, float16 on
-    other GPUs, float32 on a CPU. Weights, loss and CRF are always float32."""
+    """Number format of matrix products in training: `auto` is bfloat16 on GPUs that support it,
+    float16 on other GPUs, and float32 on a CPU. Weights, loss and CRF are always float32."""
 
     device: Device = "auto"
-    """`auto` takes a GPU where there is one."""
+    """`auto` (a GPU if there is one), `cpu` or `cuda`."""
 
     deterministic: bool = True
-    """Use operations that give the same numbers every time; on a GPU some are slower."""
+    """Whether to use operations that repeat to the bit; on a GPU some are slower."""
 
     ranked_posts: RankedPosts = "leave-out"
-    """Train posts that the discriminator learned from, where the head reads its rewards (GIFR):
-    `leave-out`, so that the tagger trains on posts whose R is as sure as on new ones, or `keep`."""
+    """Train posts that the discriminator learned from, if the head reads its rewards (GIFR):
+    `leave-out`, so that R is as certain in training as on new posts, or `keep`."""
 
     seed: int = 1
-    """Draws the head's weights, the order of the posts and dropout."""
+    """Random seed for the head's weights, the order of posts and dropout."""
 
     def __post_init__(self) -> None:
         counts = ("epochs", "batch_size", "accumulation", "eval_batch_size")
@@ -82,14 +82,14 @@ class TrainingConfig:
             faults.append(f"train.warmup is {self.warmup}; it must be in [0, 1]")
         faults = [fault for fault in faults if fault]
         if faults:
-            raise ConfigError("options of training that cannot be used:", faults=faults)
+            raise ConfigError("training options that cannot be used:", faults=faults)
 
 
 def training_config(run: Run) -> TrainingConfig:
-    """The options that a run was begun with.
+    """Return the training options of a run.
 
     Raises:
-        RunError: This version knows no such option.
+        RunError: This version has no such option.
     """
     try:
         return TrainingConfig(**run.manifest.training)

@@ -1,4 +1,4 @@
-"""From a data folder and a feature cache to what training and evaluation take."""
+"""Training data from a data folder and a feature cache."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ from mnerfeat.training.trainer import TrainingData
 logger = logging.getLogger(__name__)
 
 VIT_WIDTH = 768
-"""Of image vectors where there is no image to tell: ViT-B's."""
+"""Width of image vectors if no post has an image: that of ViT-B."""
 
 
 def load_training_data(
@@ -40,22 +40,22 @@ def load_training_data(
     ranked_posts: RankedPosts = "leave-out",
     discriminator: Path | None = None,
 ) -> TrainingData:
-    """Read train and dev, and the image columns that a head needs of them.
+    """Read train and dev, and the image columns that a head reads.
 
-    The test split is not opened. The cache is not opened for a head that reads no images, nor
-    where no post has any.
+    The test split is not opened. The cache is not opened if the head reads no images or no post
+    has any.
 
     Args:
-        data: The folder of the splits.
-        cache: The feature cache.
-        head: The head's options.
-        ranked_posts: What becomes of train posts that the discriminator learned from, where the
+        data: Folder of the splits.
+        cache: Feature cache.
+        head: Options of the head.
+        ranked_posts: Whether to leave out train posts that the discriminator learned from, if the
             head reads its rewards.
-        discriminator: Its folder: where it is there, the rewards must be its own.
+        discriminator: Folder of the discriminator; if it exists, the rewards must be its own.
 
     Raises:
-        DataError: Splits that are missing or cannot be read, or no train post is left.
-        CacheError: No cache, or one that lacks what the head reads.
+        DataError: A split is missing or cannot be read, or no train post is left.
+        CacheError: There is no cache, or it lacks what the head reads.
         ProvenanceError: The rewards are stale.
     """
     found = read_folder(data, ("train", "dev"))
@@ -74,7 +74,7 @@ def load_training_data(
             fingerprints["features"] = feature_fingerprints(opened, (*train, *dev), head.columns)
     else:
         if head.columns:
-            logger.warning("no post of train and dev has an image; the head sees text alone")
+            logger.warning("no post of train and dev has an image; the head reads text only")
         sizes = {name: VIT_WIDTH if name == "vit_cls" else 1 for name in head.columns}
         train_images, dev_images = (
             VisionTable.without_images(len(posts), sizes) for posts in (train, dev)
@@ -92,17 +92,16 @@ def load_training_data(
 def _d_model(
     cache: FeatureCache, train: Sequence[Post], dev: Sequence[Post], ranked_posts: RankedPosts
 ) -> tuple[tuple[Post, ...], Mapping[str, Any]]:
-    """The train posts for the tagger, D_model of GIFR, and what the run writes down about them.
+    """Return the tagger's train posts (D_model of GIFR), and their description for the run.
 
-    A post whose text the discriminator learned from got its rewards from what it was trained to
-    say; on other posts R is less sure, and a tagger that learned to trust it would be misled.
+    The discriminator was trained on the rewards of posts that it learned from. Its R is less
+    certain on other posts, so a tagger that learned to trust R on the former would be misled.
     """
     seen = seen_posts(cache, train)
     in_dev = int(seen_posts(cache, dev).sum())
     if in_dev:
         logger.warning(
-            "the discriminator learned from %d posts with texts that dev has too; scores on them "
-            "flatter",
+            "the discriminator learned from the texts of %d dev posts; scores on them are too high",
             in_dev,
         )
     made = cache[REWARD].provenance.facts
@@ -120,7 +119,7 @@ def _d_model(
         )
     ranked = [post for post, one in zip(train, seen, strict=True) if one]
     logger.info(
-        "%d train posts, whose rankings trained the discriminator, are %s; %d are trained on",
+        "%d train posts, whose rankings trained the discriminator, are %s; %d posts to train on",
         len(ranked),
         "kept" if ranked_posts == "keep" else "left out",
         len(left),
@@ -137,15 +136,15 @@ def _d_model(
 
 
 def require_rewards(cache: FeatureCache, discriminator: Path | None) -> None:
-    """Make sure that rewards are those of a discriminator, where it is there.
+    """Check that rewards come from a discriminator, if it exists.
 
     Args:
-        cache: With rewards.
-        discriminator: Its folder, or None.
+        cache: Cache with rewards.
+        discriminator: Folder of the discriminator, or None.
 
     Raises:
-        ProvenanceError: The discriminator has changed since it gave them.
-        RunError: The folder holds something else.
+        ProvenanceError: The discriminator has changed since.
+        RunError: The folder is not a discriminator's.
     """
     if discriminator is None or not discriminator.is_dir():
         return
@@ -160,11 +159,11 @@ def require_rewards(cache: FeatureCache, discriminator: Path | None) -> None:
 def feature_fingerprints(
     cache: FeatureCache, posts: Sequence[Post], columns: Iterable[str]
 ) -> Mapping[str, Mapping[str, Any]]:
-    """What a run writes down about the features it was trained on.
+    """Describe the features that a run reads, for its record.
 
     Returns:
-        By feature: `provenance`, the facts about what made it, and `rows`, a SHA-256 of the rows
-        that the posts use.
+        By feature, `provenance` (the facts about the extractor) and `rows` (a SHA-256 of the rows
+        that the posts use).
     """
     names = [name for post in posts for name in post.images]
     rows = np.unique(resolve(cache, names))
@@ -182,7 +181,7 @@ def feature_fingerprints(
 
 
 def _pair_rows(cache: FeatureCache, posts: Sequence[Post]) -> NDArray[np.int64]:
-    """Rows of the pairs that posts make of their texts and images, -1 among them."""
+    """Return the rows of the pairs of posts' texts with their images; some may be -1."""
     width = max([1, *(len(post.images) for post in posts)])
     rows = np.full((len(posts), width), -1, np.int64)
     slots = np.array([len(post.images) for post in posts])[:, None] > np.arange(width)

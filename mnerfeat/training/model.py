@@ -1,4 +1,4 @@
-"""What stands between a tagger and the `transformers` trainer: examples, batches, one step."""
+"""Examples, batches and the training step, as the `transformers` trainer takes them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,14 +13,14 @@ from mnerfeat.tagger import Tagger, gold_ids, pad_ids, post_seed
 from mnerfeat.text import PieceBatch, Pieces, Tokenizer
 
 GOLD = "gold"
-"""The name under which gold tags reach the trainer."""
+"""Key of the gold tags in a batch."""
 
 
 class Example(NamedTuple):
-    """One post, ready for batching."""
+    """A tokenised post."""
 
     post: int
-    """Its number in its split, which finds its images."""
+    """Number in its split; selects its images."""
     seed: int
     text: Pieces
     gold: list[int]
@@ -30,8 +30,8 @@ class Examples(Dataset[Example]):
     """The posts of a split, tokenised once.
 
     Args:
-        posts: Labelled.
-        tagger: Whose tokenizer and tags.
+        posts: Labelled posts.
+        tagger: Tagger with the tokenizer and the tag set.
     """
 
     def __init__(self, posts: Sequence[Post], tagger: Tagger) -> None:
@@ -47,10 +47,10 @@ class Examples(Dataset[Example]):
 
 
 class Collator:
-    """Examples to a dictionary of tensors, as the trainer wants it.
+    """Puts examples into a dictionary of tensors.
 
     Args:
-        tokenizer: Pads the pieces.
+        tokenizer: Tokenizer that pads the pieces.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -58,7 +58,7 @@ class Collator:
         self.pieces = tokenizer
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Pad the examples to one batch, on the CPU."""
+        """Pad the examples to one batch on the CPU."""
         pieces = self.pieces.batch([example.text for example in examples])
         return {
             # The trainer takes the first tensor's length for the number of posts.
@@ -70,12 +70,12 @@ class Collator:
 
 
 class TrainingStep(nn.Module):
-    """A tagger with the images of both splits at hand, so that a batch of them is an index.
+    """A tagger with the images of both splits, from which a batch takes rows by index.
 
     Args:
         tagger: The tagger.
-        train: The images of the training posts.
-        dev: The images of the dev posts.
+        train: Images of the train posts.
+        dev: Images of the dev posts.
     """
 
     def __init__(self, tagger: Tagger, *, train: VisionTable, dev: VisionTable) -> None:
@@ -90,11 +90,17 @@ class TrainingStep(nn.Module):
         gold: Int[Tensor, "batch words"],
         **pieces: Any,
     ) -> Mapping[str, Tensor]:
-        """The loss; in evaluation mode also the predicted tags, or the candidates for them."""
+        """Return the loss; in evaluation mode also the predicted tags, or candidates for them.
+
+        Raises:
+            FloatingPointError: The loss is not finite.
+        """
         images = self.tagger.images(self.tables[self.training], number)
         batch = PieceBatch(**pieces)
         output = self.tagger(batch, images, gold, seed=seed, decode=not self.training)
         assert output.loss is not None
+        if not output.loss.isfinite():
+            raise FloatingPointError(f"the loss is {output.loss.item()}")
         found = {"loss": output.loss}
         if output.candidates is not None:
             return found | {"tags": output.candidates.tags, "scores": output.candidates.scores}

@@ -1,33 +1,37 @@
-"""What `mnerfeat train` does: one run, or one for each of several seeds."""
+"""The plan of `mnerfeat train`: one run for each seed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mnerfeat.checkpoint import Run, find_run
+from mnerfeat.checkpoint import Origin, Run, find_runs
 from mnerfeat.errors import ConfigError
 from mnerfeat.heads.base import HeadConfig
 from mnerfeat.text import TextConfig
-from mnerfeat.training.config import TrainingConfig, training_config
+from mnerfeat.training.config import TrainingConfig
 from mnerfeat.training.data import load_training_data
 from mnerfeat.training.trainer import train
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to train, on what.
+    """What to train on what.
 
     Attributes:
-        data: The folder of train and dev.
-        cache: The feature cache; not opened for a head that reads no images.
-        runs: The folder that gets the run folders.
-        text: The text encoder.
-        head: The head.
-        training: How to train; its seed is replaced where there are several.
-        seeds: One run each; empty for one run with the seed of `training`.
-        name: Of the run folder; with several seeds, the beginning of their names.
-        resume: The run to go on with; head, text and training are then its own.
-        discriminator: Its folder; where it is there, rewards in the cache must be its own.
+        data: Folder of train and dev.
+        cache: Feature cache; not opened if the head reads no images.
+        runs: Folder that gets the run folders.
+        text: Options of the text encoder.
+        head: Options of the head.
+        training: Options of training; `seeds` replace its seed.
+        seeds: One run for each; empty for one run with the seed of `training`.
+        name: Name of the run; with several seeds, the beginning of their names.
+        resume: An interrupted run to continue; the remaining seeds of its plan follow.
+        discriminator: Folder of the discriminator; if it exists, rewards must be its own.
+        models: Models and files of extraction that the settings name, by option, for
+            `extractors_of`.
+        command: Command line, for the record.
     """
 
     data: Path
@@ -40,44 +44,42 @@ class Plan:
     name: str | None = None
     resume: Run | None = None
     discriminator: Path | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
 
     def __post_init__(self) -> None:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"seeds stand more than once: {', '.join(map(str, self.seeds))}")
-        if self.resume and len(self.seeds) > 1:
-            raise ConfigError("one run is resumed at a time; leave out --seed")
-
-    @staticmethod
-    def resuming(runs: Path, name: str | None, *, data: Path, cache: Path) -> "Plan":
-        """Go on with an interrupted run, as it was begun.
-
-        Args:
-            runs: The folder of run folders.
-            name: The run; None for the newest one that waits.
-            data: As in `Plan`.
-            cache: As in `Plan`.
-
-        Raises:
-            RunError: Where no run waits, or this version cannot go on with it.
-        """
-        run = find_run(runs, name, state="training")
-        return Plan(
-            data=data,
-            cache=cache,
-            runs=runs,
-            text=run.text_config(),
-            head=run.head_config(),
-            training=training_config(run),
-            resume=run,
-        )
+            raise ConfigError(f"seeds are given twice: {', '.join(map(str, self.seeds))}")
 
 
 def carry_out(plan: Plan, *, progress: bool = False) -> Sequence[Run]:
-    """Train every run of a plan, reading data and cache once.
+    """Train every run of a plan; data and cache are read once.
+
+    Returns:
+        The complete runs in the order of their seeds, including those of a resumed plan that
+        were complete before.
 
     Raises:
         MnerfeatError: As `load_training_data` and `train` do.
+        KeyboardInterrupt: Training was interrupted; a note says how to resume it.
     """
+    seeds = plan.seeds or (plan.training.seed,)
+    origin = Origin(
+        command=plan.command,
+        data=str(plan.data.resolve()),
+        cache=str(plan.cache.resolve()),
+        models=dict(plan.models),
+        plan=uuid.uuid4().hex,
+        seeds=seeds,
+        name=plan.name,
+    )
+    begun: dict[int, Run] = {}
+    if plan.resume:
+        origin = plan.resume.manifest.origin
+        begun = {plan.resume.manifest.training["seed"]: plan.resume}
+        if origin.plan:
+            of_plan = [r for r in find_runs(plan.runs) if r.manifest.origin.plan == origin.plan]
+            begun = {run.manifest.training["seed"]: run for run in of_plan} | begun
     data = load_training_data(
         plan.data,
         plan.cache,
@@ -85,9 +87,14 @@ def carry_out(plan: Plan, *, progress: bool = False) -> Sequence[Run]:
         ranked_posts=plan.training.ranked_posts,
         discriminator=plan.discriminator,
     )
+    data = replace(data, origin=origin)
     runs = []
-    for seed in plan.seeds or (plan.training.seed,):
-        several = len(plan.seeds) > 1
+    for seed in seeds:
+        earlier = begun.get(seed)
+        if earlier and earlier.complete:
+            runs.append(earlier)
+            continue
+        several = len(seeds) > 1
         runs.append(
             train(
                 data,
@@ -96,7 +103,7 @@ def carry_out(plan: Plan, *, progress: bool = False) -> Sequence[Run]:
                 config=replace(plan.training, seed=seed),
                 runs=plan.runs,
                 name=f"{plan.name}-seed{seed}" if several and plan.name else plan.name,
-                resume=plan.resume,
+                resume=earlier,
                 progress=progress,
             )
         )

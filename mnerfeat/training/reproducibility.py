@@ -1,4 +1,4 @@
-"""What has to hold around a training: repeatable operations, no chatter, plain failures."""
+"""Deterministic operations, a quiet trainer, and failures with a next step."""
 
 import os
 from collections.abc import Iterator
@@ -9,17 +9,18 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging as hf_logging
 
+from mnerfeat.checkpoint import Run
 from mnerfeat.errors import ConfigError, StorageError
 from mnerfeat.training.config import TrainingConfig
 
 
 @contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """Ask torch for operations that repeat to the bit, and put its settings back after."""
-    if not wanted:
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Use torch operations that repeat to the bit; the settings before are restored."""
+    if not enabled:
         yield
         return
-    # cuBLAS reads this when it starts, so it must be there before the first product.
+    # cuBLAS reads this when it starts, so it must be set before the first product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     settings: Any = torch.utils.deterministic
@@ -35,7 +36,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def quiet_trainer() -> Iterator[None]:
-    """Keep the trainer's own remarks, which nobody here can act on, out of the progress bar."""
+    """Silence the trainer's own warnings, about which a user cannot do anything."""
     verbosity = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()
     try:
@@ -45,26 +46,21 @@ def quiet_trainer() -> Iterator[None]:
 
 
 @contextmanager
-def plain_failures(config: TrainingConfig, device: torch.device) -> Iterator[None]:
-    """Turn a full disk or memory into an error that says what to do."""
+def readable_failures(config: TrainingConfig, device: torch.device, run: Run) -> Iterator[None]:
+    """Turn a full disk or a full memory into an error with the next command."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise ConfigError(
-            f"{device} ran out of memory with {config.batch_size} posts a step in "
+            f"{device} ran out of memory with {config.batch_size} posts per step in "
             f"{config.accumulation} parts",
             hint=f"--set train.accumulation={2 * config.accumulation} gives the same training "
             "with half the memory",
         ) from error
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"the run could not be written: {error}",
-            hint="make room, then `mnerfeat train --resume`",
-        ) from error
-    except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error):
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
             raise
         raise StorageError(
             f"the run could not be written: {error}",
-            hint="make room, then `mnerfeat train --resume`",
+            hint=f"free some space, then {run.resume_command}",
         ) from error

@@ -1,10 +1,10 @@
-"""One training: from posts to a complete run folder."""
+"""One training, from posts to a complete run folder."""
 
+import contextlib
 import json
 import logging
-import math
-import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,37 +17,39 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traini
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback
 
-from mnerfeat.checkpoint import METRICS, Manifest, Run
+from mnerfeat.checkpoint import METRICS, Manifest, Origin, Run
 from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.tags import TagSet
 from mnerfeat.datasets.vision import VisionTable
-from mnerfeat.errors import ConfigError, MnerfeatError, RunError
+from mnerfeat.errors import ConfigError, MnerfeatError, RunError, StorageError
 from mnerfeat.evaluation import gold_tags, score
 from mnerfeat.heads.base import IGNORED, Candidates, HeadConfig
 from mnerfeat.tagger import Tagger
 from mnerfeat.text import TextConfig, TextCounts, TextEncoder
-from mnerfeat.training.callbacks import HeadScalars, Progress, scalars
+from mnerfeat.training.arguments import choose_precision, optimizer, trainer_arguments
+from mnerfeat.training.callbacks import EpochLog, HeadScalars, Progress, scalars
 from mnerfeat.training.config import TrainingConfig
-from mnerfeat.training.model import GOLD, Collator, Examples, TrainingStep
-from mnerfeat.training.reproducibility import deterministic, plain_failures, quiet_trainer
+from mnerfeat.training.model import Collator, Examples, TrainingStep
+from mnerfeat.training.reproducibility import deterministic, quiet_trainer, readable_failures
 
 logger = logging.getLogger(__name__)
 
 TRAINER_STATE = "trainer_state.json"
-"""The last file that the trainer writes into a checkpoint."""
+"""Last file that the trainer writes into a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """What a tagger is trained and selected on. The test split has no place here.
+    """Data for training and for choosing the epoch; the test split has no place here.
 
     Attributes:
         train: Labelled posts to learn from.
         dev: Labelled posts that choose the epoch.
-        train_images: The images of the training posts, with the columns that the head reads.
-        dev_images: Those of the dev posts.
-        tag_set: The tags to predict.
-        fingerprints: Of data and cache features, kept with the run; by names of the caller's.
+        train_images: Images of the train posts, with the columns that the head reads.
+        dev_images: Images of the dev posts.
+        tag_set: Tags to predict.
+        fingerprints: Fingerprints of splits and features, for the run's record.
+        origin: Where the data and the request come from, for the run's record.
     """
 
     train: Sequence[Post]
@@ -56,6 +58,7 @@ class TrainingData:
     dev_images: VisionTable
     tag_set: TagSet
     fingerprints: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
 
 
 def train(
@@ -69,36 +72,37 @@ def train(
     resume: Run | None = None,
     progress: bool = False,
 ) -> Run:
-    """Train a tagger, choose its best epoch on dev, and leave a complete run folder.
+    """Train a tagger, choose its best epoch on dev, and write a complete run folder.
 
-    The epoch with the best lenient micro F1 on dev is kept. Interrupted at any moment, `resume`
-    goes on from the last whole epoch and ends with the same weights as if nothing had happened.
-    Started by `torchrun` or `accelerate launch`, every process calls this, and shares the work.
+    The epoch with the best lenient micro F1 on dev is kept. After an interruption at any moment,
+    `resume` continues from the last complete epoch and ends with the same weights as without it.
+    Under `torchrun` or `accelerate launch`, every process calls this function and shares the work.
 
     Args:
-        data: What to learn from, and what to choose the epoch on.
-        text: The text encoder.
-        head: The head.
-        config: How to train.
-        runs: The folder that gets the run folder.
-        name: Of the run folder; None for date, time and head.
-        resume: The interrupted run to go on with; all options must be the same.
-        progress: Show a progress bar.
+        data: Posts and images of train and dev.
+        text: Options of the text encoder.
+        head: Options of the head.
+        config: Options of training.
+        runs: Folder that gets the run folder.
+        name: Name of the run folder; by default date, time and head.
+        resume: Interrupted run to continue; all options must be the same.
+        progress: Whether to show a progress bar; without it each epoch is logged.
 
     Returns:
         The complete run, on all processes.
 
     Raises:
-        ConfigError: Options that do not fit each other or the device.
-        DataError: Posts without tags, or tags that are not in the tag set.
+        ConfigError: Options do not fit each other or the device, or the loss is not finite.
+        DataError: Posts have no tags, or tags that are not in the tag set.
         ModelError: The text encoder cannot be loaded.
-        RunError: The run to resume is of other options or data, or is complete.
+        RunError: The run to resume has other options or data, or is complete.
         StorageError: The disk is full, or the folder cannot be written.
+        KeyboardInterrupt: With a note that says how to resume.
     """
     if not data.train or not data.dev:
-        raise ConfigError("training needs at least one post to learn from and one in dev")
+        raise ConfigError("training needs at least one post in train and one in dev")
     with deterministic(config.deterministic):
-        arguments = _arguments(config)
+        arguments = trainer_arguments(config)
         encoder = TextEncoder.from_pretrained(text)
         sizes = data.train_images.column_sizes
         tagger = Tagger.build(encoder, head, data.tag_set, column_sizes=sizes, seed=config.seed)
@@ -109,20 +113,30 @@ def train(
             tag_set=data.tag_set,
             column_sizes=sizes,
             fingerprints=data.fingerprints,
+            origin=data.origin,
         )
         examples = Examples(data.train, tagger), Examples(data.dev, tagger)
         run = _shared_run(runs, manifest, name=name, resume=resume)
         arguments.output_dir = str(run.checkpoints)
         logger.log(
             logging.INFO if arguments.process_index == 0 else logging.DEBUG,
-            "training %s on %s in %s, %d posts a step, dev has %d posts; run %s",
-            *(manifest.head, arguments.device, _precision(config), config.batch_size),
+            "training %s on %s in %s, %d posts per step, dev has %d posts; run %s",
+            *(manifest.head, arguments.device, choose_precision(config), config.batch_size),
             *(len(data.dev), run.folder),
         )
-        with plain_failures(config, arguments.device), quiet_trainer():
-            trainer = _fit(run, tagger, examples, data, config, arguments, progress=progress)
+        started = time.monotonic()
+        try:
+            with readable_failures(config, arguments.device, run), quiet_trainer():
+                trainer = _fit(run, tagger, examples, data, config, arguments, progress=progress)
+                if arguments.process_index == 0:
+                    run = run.add_time(time.monotonic() - started)
+                    _finish(run, tagger, examples, data, trainer, head)
+        except KeyboardInterrupt as stop:
+            stop.add_note(run.resume_command)
             if arguments.process_index == 0:
-                _finish(run, tagger, examples, data, trainer, head)
+                with contextlib.suppress(StorageError):
+                    run.add_time(time.monotonic() - started)
+            raise
         PartialState().wait_for_everyone()
     return Run.open(run.folder)
 
@@ -142,32 +156,18 @@ def _fit(
         train=data.train_images.to(arguments.device),
         dev=data.dev_images.to(arguments.device),
     )
-
-    def score_dev(found: Any) -> dict[str, float]:
-        predicted = found.predictions
-        chosen: dict[str, float] = {}
-        if isinstance(predicted, tuple):  # tags and scores: the head chooses a threshold
-            tags, scores = map(torch.from_numpy, predicted)
-            candidates = Candidates(tags=tags, scores=scores)
-            tags, chosen = tagger.head.calibrate(torch.from_numpy(found.label_ids), candidates)
-            predicted = tags.numpy()
-        found_scores = score(*_tags(found.label_ids, predicted, data.tag_set))
-        f1 = {"f1": found_scores.lenient.overall.f1, "strict_f1": found_scores.strict.overall.f1}
-        return f1 | chosen
-
     trainer = Trainer(
         model=step,
         args=arguments,
         train_dataset=examples[0],
         eval_dataset=examples[1],
         data_collator=Collator(tagger.encoder.tokenizer),
-        compute_metrics=score_dev,
+        compute_metrics=lambda found: _score_dev(found, tagger),
         optimizers=(optimizer(tagger, config), None),
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    if progress:
-        trainer.add_callback(Progress(config.epochs))
+    trainer.add_callback((Progress if progress else EpochLog)(config.epochs))
     if config.patience:
         trainer.add_callback(EarlyStoppingCallback(config.patience))
     if arguments.process_index == 0:
@@ -176,8 +176,38 @@ def _fit(
         writer = SummaryWriter(str(run.folder / "tensorboard"))
         trainer.add_callback(TensorBoardCallback(writer))
         trainer.add_callback(HeadScalars(tagger, writer))
-    trainer.train(resume_from_checkpoint=last_checkpoint(run.checkpoints))
+    try:
+        trainer.train(resume_from_checkpoint=last_checkpoint(run.checkpoints))
+    except FloatingPointError as error:
+        raise ConfigError(
+            f"{error} in step {trainer.state.global_step + 1} (epoch "
+            f"{int(trainer.state.epoch or 0) + 1}); the run {run.name} stops here",
+            hint=_lower(config),
+        ) from error
     return trainer
+
+
+def _lower(config: TrainingConfig) -> str:
+    """Return the options that keep the loss finite."""
+    rates = ("encoder_lr", "fusion_lr", "crf_lr", "scalar_lr")
+    options = [f"--set train.{name}={getattr(config, name) / 2:g}" for name in rates]
+    if choose_precision(config) == "float16":
+        options.append("--set train.precision=float32")
+    return f"begin a new run with lower learning rates, for example {' '.join(options)}"
+
+
+def _score_dev(found: Any, tagger: Tagger) -> dict[str, float]:
+    """Score dev after an epoch; a head with a threshold chooses it here."""
+    predicted = found.predictions
+    chosen: dict[str, float] = {}
+    if isinstance(predicted, tuple):  # tags and scores
+        tags, scores = map(torch.from_numpy, predicted)
+        candidates = Candidates(tags=tags, scores=scores)
+        tags, chosen = tagger.head.calibrate(torch.from_numpy(found.label_ids), candidates)
+        predicted = tags.numpy()
+    scores_found = score(*_tags(found.label_ids, predicted, tagger.tag_set))
+    f1 = {"f1": scores_found.lenient.overall.f1, "strict_f1": scores_found.strict.overall.f1}
+    return f1 | chosen
 
 
 def _finish(
@@ -188,7 +218,7 @@ def _finish(
     trainer: Trainer,
     head: HeadConfig,
 ) -> None:
-    """Write what the best epoch gives; the run is complete only after that."""
+    """Write weights, scores and predictions of the best epoch, and mark the run as complete."""
     posts = list(data.dev)
     found = tagger.tag(posts, data.dev_images, batch_size=trainer.args.per_device_eval_batch_size)
     scores = score(gold_tags(posts), [post.tags for post in found])
@@ -231,28 +261,10 @@ def _finish(
     shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
-def optimizer(tagger: Tagger, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with a learning rate for each group of parameters; only matrices decay."""
-    rates = {
-        "encoder": config.encoder_lr,
-        "fusion": config.fusion_lr,
-        "crf": config.crf_lr,
-        "scalars": config.scalar_lr,
-    }
-    groups = []
-    for name, parameters in tagger.parameter_groups().items():
-        for decays in (True, False):
-            some = [x for x in parameters if (x.ndim >= 2) == decays]
-            if some:
-                decay = config.weight_decay if decays else 0.0
-                groups.append({"params": some, "lr": rates[name], "weight_decay": decay})
-    return torch.optim.AdamW(groups, fused=True)
-
-
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint of a run; half-written ones are removed.
+    """Return the newest complete checkpoint of a run; incomplete ones are removed.
 
-    A checkpoint names the best one so far by its path; that is mended where the run has moved.
+    A checkpoint has the path of the best one so far; it is corrected if the run was moved.
     """
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     whole = []
@@ -270,93 +282,33 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(whole[-1]) if whole else None
 
 
-def _arguments(config: TrainingConfig) -> TrainingArguments:
-    """The trainer's arguments, once the processes have found each other; no folder yet."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "train.device is 'cuda', and torch sees no GPU",
-            hint="`mnerfeat doctor` tells why; train.device = 'auto' takes what there is",
-        )
-    precision = _precision(config)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    parts = processes * config.accumulation
-    if config.batch_size % parts:
-        raise ConfigError(
-            f"train.batch_size is {config.batch_size}, which {processes} devices with "
-            f"{config.accumulation} accumulation steps each cannot share evenly",
-            hint=f"--set train.batch_size={math.ceil(config.batch_size / parts) * parts}",
-        )
-    arguments = TrainingArguments(
-        output_dir="",
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size // parts,
-        per_device_eval_batch_size=config.eval_batch_size,
-        gradient_accumulation_steps=config.accumulation,
-        lr_scheduler_type="linear",
-        warmup_steps=config.warmup if config.warmup < 1 else 1 - 1e-9,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        data_seed=config.seed,
-        bf16=precision == "bfloat16",
-        fp16=precision == "float16",
-        use_cpu=config.device == "cpu",
-        dataloader_pin_memory=config.device != "cpu" and torch.cuda.is_available(),
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="f1",
-        greater_is_better=True,
-        restore_callback_states_from_checkpoint=True,
-        logging_first_step=True,
-        logging_steps=20,
-        report_to="none",
-        disable_tqdm=True,
-        label_names=[GOLD],
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-    )
-    # One process drives one GPU; several GPUs take `torchrun` or `accelerate launch`.
-    arguments.device  # noqa: B018 - counts the GPUs
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
-def _precision(config: TrainingConfig) -> str:
-    if config.precision != "auto":
-        return config.precision
-    if config.device == "cpu" or not torch.cuda.is_available():
-        return "float32"
-    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-
-
 def _shared_run(runs: Path, manifest: Manifest, *, name: str | None, resume: Run | None) -> Run:
-    """The run folder, made or checked by the first process and told to the others."""
-    told: list[Run | MnerfeatError | None] = [None]
+    """Create or check the run folder in the first process, and share it with the others."""
+    shared: list[Run | MnerfeatError | None] = [None]
     if PartialState().is_main_process:
         try:
-            told = [_run(runs, manifest, name=name, resume=resume)]
+            shared = [_run(runs, manifest, name=name, resume=resume)]
         except MnerfeatError as error:
-            told = [error]
-    broadcast_object_list(told)
-    (answer,) = told
-    if isinstance(answer, MnerfeatError):
-        raise answer
-    assert answer is not None
-    return answer
+            shared = [error]
+    broadcast_object_list(shared)
+    (found,) = shared
+    if isinstance(found, MnerfeatError):
+        raise found
+    assert found is not None
+    return found
 
 
 def _run(runs: Path, manifest: Manifest, *, name: str | None, resume: Run | None) -> Run:
     if resume is None:
         return Run.create(runs.resolve(), manifest, name=name)
     if resume.complete:
-        raise RunError(f"the run {resume.folder} is complete; there is nothing to resume")
+        raise RunError(f"the run {resume.folder} is complete: there is nothing to resume")
     faults = resume.manifest.differences(manifest)
     if faults:
         raise RunError(
             f"the run {resume.folder} was begun with other options or data:",
             faults=faults,
-            hint="resume it with the same ones, or begin a new run",
+            hint="resume it with the same options and data, or begin a new run",
         )
     return Run(folder=resume.folder.resolve(), manifest=resume.manifest)
 
@@ -364,7 +316,7 @@ def _run(runs: Path, manifest: Manifest, *, name: str | None, resume: Run | None
 def _tags(
     gold: Any, predicted: Any, tag_set: TagSet
 ) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """Padded arrays of tag ids as tags of real words."""
+    """Return the tags of real words from padded arrays of tag ids."""
     real = gold != IGNORED
     return (
         [tag_set.decode(row[mask]) for row, mask in zip(gold, real, strict=True)],
