@@ -36,11 +36,11 @@ HEADS: dict[str, type[HeadConfig]] = {
     "iterative": IterativeConfig,
     "text": TextOnlyConfig,
 }
-"""The heads by name: the options of each, which also build it."""
+"""Heads by name: the options of each, which also build it."""
 
 
 def head_options(name: str) -> type[HeadConfig]:
-    """The options of a head.
+    """Return the options class of a head.
 
     Raises:
         ConfigError: There is no head of that name.
@@ -53,19 +53,19 @@ def head_options(name: str) -> type[HeadConfig]:
 
 
 def head_name(config: HeadConfig) -> str:
-    """The name under which `HEADS` holds the head that a configuration builds."""
+    """Return the name of a head in `HEADS` from its configuration."""
     return next(name for name, kind in HEADS.items() if kind is type(config))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tagged:
-    """What a tagger makes of one post.
+    """A tagger's output for one post.
 
     Attributes:
-        tags: One a word.
-        images: One a name in the post's `images`, in order: what the head made of the image, by
-            name (see the head); None where the image could not be used.
-        steps: Of a head that reasons in steps, the tags after each of them.
+        tags: One tag per word.
+        images: For each of the post's images, in order, the head's values by name (see the head);
+            None if the image could not be used.
+        steps: If the head reasons in steps, the tags after each step.
     """
 
     tags: tuple[str, ...]
@@ -73,7 +73,7 @@ class Tagged:
     steps: tuple[tuple[str, ...], ...] = ()
 
     def record(self, post: Post) -> dict[str, object]:
-        """The prediction for a post as it is written to JSONL, and can be read again as a post.
+        """Return the JSON object of a prediction, which can be read again as a post.
 
         Returns:
             `id`; `text` (the words); `images` (their names); `label` (the predicted tags);
@@ -120,7 +120,7 @@ class Tagger(nn.Module):
     Args:
         encoder: Words to states.
         head: States and images to tags.
-        tag_set: What the tag ids mean.
+        tag_set: Tags by id.
         column_sizes: Values per image in each column that the head reads.
     """
 
@@ -147,14 +147,14 @@ class Tagger(nn.Module):
         column_sizes: Mapping[str, int],
         seed: int,
     ) -> "Tagger":
-        """Put a fresh head on an encoder.
+        """Put a new head on an encoder.
 
         Args:
             encoder: Words to states.
             head: The head's options.
             tag_set: The tags to predict.
             column_sizes: As in `VisionTable`, at least for the columns that the head reads.
-            seed: Draws the head's weights; nothing else in the process is drawn from it.
+            seed: Random seed for the head's weights; other random states are unchanged.
 
         Raises:
             ConfigError: A column is missing, or the options do not fit the encoder.
@@ -178,11 +178,11 @@ class Tagger(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once: `encoder`, and the groups of the head."""
+        """Return each parameter once: `encoder`, and the groups of the head."""
         head = {str(name): group for name, group in self.head.parameter_groups().items()}
         return {"encoder": list(self.encoder.parameters()), **head}
 
@@ -195,7 +195,7 @@ class Tagger(nn.Module):
         seed: Int[Tensor, " batch"] | None = None,
         decode: bool = True,
     ) -> HeadOutput:
-        """Loss against `gold`, where given, and tags, where asked for; see `Head` and `Words`."""
+        """Return the loss if `gold` is given, and tags if `decode` is set; see `Head`."""
         prefix = self.head.prefix(images)
         states, sentence = self.encoder(pieces, prefix, None if prefix is None else images.mask)
         words = Words(states=states, mask=pieces.word_mask, sentence=sentence, seed=seed)
@@ -203,10 +203,10 @@ class Tagger(nn.Module):
         return output
 
     def images(self, table: VisionTable, posts: Int[Tensor, " batch"]) -> Images:
-        """The columns that the head reads of some posts' images, on the tagger's device.
+        """Return the columns of some posts' images that the head reads, on the tagger's device.
 
         Raises:
-            DataError: The table has images, and lacks a column of theirs.
+            DataError: The table has images, but lacks a column that the head reads.
         """
         mask, columns = table.batch(posts)
         device = self.device
@@ -229,20 +229,20 @@ class Tagger(nn.Module):
         batch_size: int = 64,
         progress: bool = False,
     ) -> list[Tagged]:
-        """Tag posts, in float32, the longest first; the order given is the order returned.
+        """Tag posts in float32, longest first; results are in the order of the posts.
 
         Args:
-            posts: Labelled or not; gold tags are not looked at.
-            table: The images of these posts, in the same order; None to look at none.
-            batch_size: Posts at a time; no result depends on it.
-            progress: Show a progress bar.
+            posts: Posts; gold tags are not used.
+            table: Images of these posts, in the same order; None to use no image.
+            batch_size: Posts per batch; no result depends on it.
+            progress: Whether to show a progress bar.
 
         Raises:
-            DataError: The table is of other posts, or lacks a column that the head reads.
+            DataError: The table has another number of posts, or lacks a column that the head reads.
         """
         table = VisionTable.without_images(len(posts)) if table is None else table
         if len(table) != len(posts):
-            raise DataError(f"{len(posts)} posts came with the images of {len(table)}")
+            raise DataError(f"got {len(posts)} posts and the images of {len(table)} posts")
         # A post of images alone has no words to tag.
         found = {
             index: Tagged(tags=(), images=(None,) * len(post.images))
@@ -272,7 +272,7 @@ class Tagger(nn.Module):
     def _read(
         self, output: HeadOutput, images: Images, posts: Sequence[Post], numbers: Sequence[int]
     ) -> dict[int, Tagged]:
-        """A batch's tensors as plain Python, each fetched from the device once."""
+        """Return a batch's results as Python values, with one transfer per tensor."""
         assert output.tags is not None
         tags = output.tags.tolist()
         steps = [step.tolist() for step in output.steps]
@@ -295,10 +295,10 @@ class Tagger(nn.Module):
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device to tag on: `auto` takes a GPU where there is one.
+    """Return a device by name; `auto` is a GPU if there is one, else the CPU.
 
     Raises:
-        ConfigError: There is no such device here.
+        ConfigError: There is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -312,16 +312,16 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def post_seed(post: Post) -> int:
-    """A number that a post's id alone decides, for what is drawn at random about it; 63 bits."""
+    """Return a random seed (63 bits) that depends only on a post's id."""
     digest = hashlib.sha256(post.id.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def gold_ids(posts: Sequence[Post], tag_set: TagSet) -> list[list[int]]:
-    """The tag ids of labelled posts.
+    """Return the tag ids of labelled posts.
 
     Raises:
-        DataError: Posts without tags; the message names all of them.
+        DataError: Posts have no tags; all are listed.
     """
     unlabelled = [post.id for post in posts if post.tags is None]
     if unlabelled:
@@ -330,7 +330,7 @@ def gold_ids(posts: Sequence[Post], tag_set: TagSet) -> list[list[int]]:
 
 
 def pad_ids(rows: Sequence[Sequence[int]]) -> Int[Tensor, "batch words"]:
-    """Tag ids of a batch as one tensor, `IGNORED` on padding."""
+    """Return the tag ids of a batch as one tensor, with `IGNORED` on padding."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[IGNORED] * (width - len(row))] for row in rows])
 

@@ -1,6 +1,7 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,7 +109,7 @@ def test_a_run_may_go_on_on_another_device():
 
 def test_an_interrupted_run_is_not_taken_for_a_trained_one(tmp_path):
     run = Run.create(tmp_path / "runs", manifest())
-    with pytest.raises(RunError, match="did not reach its end"):
+    with pytest.raises(RunError, match="was interrupted"):
         run.load_tagger()
     with pytest.raises(RunError, match=rf"{run.name} was interrupted"):
         find_run(tmp_path / "runs")
@@ -119,7 +120,7 @@ def test_the_newest_complete_run_is_the_default(tmp_path):
     runs = []
     for day, head in ((3, "b"), (1, "a"), (2, "c")):
         run = Run.create(tmp_path, manifest(), name=head).finish()
-        edit(run, created=f"2026-01-0{day}T00:00:00Z")
+        edit(run, completed=f"2026-01-0{day}T00:00:00Z")
         runs.append(run)
     Run.create(tmp_path, manifest(), name="unfinished")
     (tmp_path / "notes").mkdir()
@@ -135,7 +136,7 @@ def test_runs_begun_in_one_second_get_folders_of_their_own(tmp_path):
 
 def test_a_name_that_is_taken_is_refused(tmp_path):
     Run.create(tmp_path, manifest(), name="mine")
-    with pytest.raises(RunError, match="mine is there already"):
+    with pytest.raises(RunError, match="mine already exists"):
         Run.create(tmp_path, manifest(), name="mine")
 
 
@@ -193,13 +194,13 @@ def test_damaged_missing_or_foreign_weights_are_an_error(trained):
 
 
 def test_what_is_no_run_folder_is_said_so(tmp_path):
-    with pytest.raises(RunError, match="there is no run folder"):
+    with pytest.raises(RunError, match="there is no run 'nothing'"):
         find_run(tmp_path, "nothing")
-    with pytest.raises(RunError, match="is no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         Run.open(tmp_path)
     with pytest.raises(RunError, match="there are no runs"):
         find_run(tmp_path / "runs")
-    with pytest.raises(RunError, match="waits to be continued"):
+    with pytest.raises(RunError, match="waiting to be resumed"):
         find_run(tmp_path / "runs", state="training")
 
 
@@ -213,11 +214,62 @@ def test_a_failed_write_leaves_the_older_file_and_nothing_else(tmp_path):
     assert sorted(path.name for path in run.folder.iterdir()) == before
 
 
-def test_nan_is_never_written(tmp_path):
+def test_numbers_that_are_not_finite_are_written_as_null(tmp_path):
     run = Run.create(tmp_path, manifest())
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        run.write_json("metrics.json", {"f1": float("nan")})
-    assert not (run.folder / "metrics.json").exists()
+    run.write_json("metrics.json", {"history": [{"grad_norm": float("inf")}, (float("nan"), 1.5)]})
+    assert run.read_json("metrics.json") == {"history": [{"grad_norm": None}, [None, 1.5]]}
+    run.write_lines("predictions/test.jsonl", [{"image_values": [{"gate": -float("inf")}, None]}])
+    text = (run.folder / "predictions" / "test.jsonl").read_text()
+    assert json.loads(text) == {"image_values": [{"gate": None}, None]}
+
+
+def test_the_run_completed_last_is_the_newest_whichever_began_first(tmp_path):
+    first = Run.create(tmp_path, manifest(), name="began-first")
+    second = Run.create(tmp_path, manifest(), name="began-second").finish()
+    assert find_run(tmp_path).name == second.name
+    first.finish()
+    assert find_run(tmp_path).name == first.name
+
+
+def test_the_beginning_of_a_name_is_enough_if_only_one_run_has_it(tmp_path):
+    for name in ("iqcr-long", "iqcr-short", "gifr"):
+        Run.create(tmp_path, manifest(), name=name).finish()
+    assert find_run(tmp_path, "g").name == "gifr"
+    assert find_run(tmp_path, "iqcr-l").name == "iqcr-long"
+    with pytest.raises(RunError, match="beginning of 2 names") as caught:
+        find_run(tmp_path, "iqcr")
+    assert caught.value.faults == ("iqcr-long", "iqcr-short")
+
+
+def test_an_unknown_name_comes_with_the_nearest(tmp_path):
+    for name in ("baseline", "iqcr-long"):
+        Run.create(tmp_path, manifest(), name=name)
+    with pytest.raises(RunError, match=r"there is no run 'iqrc-long' in .*; did you mean iqcr-long"):
+        find_run(tmp_path, "iqrc-long")
+
+
+def test_the_time_of_all_sessions_adds_up(tmp_path):
+    run = Run.create(tmp_path, manifest()).add_time(1.5).add_time(2)
+    assert Run.open(run.folder).manifest.seconds == 3.5
+
+
+def test_runs_of_format_1_are_still_read(tmp_path):
+    run = Run.create(tmp_path, manifest())
+    path = run.folder / MANIFEST
+    raw = json.loads(path.read_text())
+    for name in ("origin", "completed", "seconds"):
+        del raw[name]
+    path.write_text(json.dumps(raw | {"format_version": 1, "state": "complete"}))
+    assert Run.open(run.folder).complete
+    assert find_run(tmp_path).name == run.name
+
+
+def test_commands_name_a_run_so_that_they_work_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Run.create(Path("runs"), manifest(), name="a").argument == "a"
+    other = Run.create(Path("other runs"), manifest(), name="b")
+    assert other.argument == "'other runs/b'"
+    assert other.resume_command == "mnerfeat train --resume --name 'other runs/b'"
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):

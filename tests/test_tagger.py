@@ -108,7 +108,7 @@ def test_posts_can_be_tagged_without_looking_at_images(tagger):
 
 def test_images_of_other_posts_are_refused(tagger):
     some = posts(5, 3, clue=True)
-    with pytest.raises(DataError, match="5 posts came with the images of 4"):
+    with pytest.raises(DataError, match="got 5 posts and the images of 4 posts"):
         tagger.tag(some, table(some[:4], 3))
 
 

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnerfeat.checkpoint import Run, find_run
-from mnerfeat.datasets import TagSet, read_posts
+from mnerfeat.checkpoint import Run, find_run, find_runs
+from mnerfeat.config import load_settings
+from mnerfeat.config.plans import plan_resume, plan_training
+from mnerfeat.datasets import TagSet, read_posts, write_json_lines
 from mnerfeat.datasets.vision import VisionTable
 from mnerfeat.errors import ConfigError, DataError, RunError, StorageError
 from mnerfeat.evaluation import Scores, gold_tags, score
@@ -304,6 +308,7 @@ def finished(folder, tmp_path_factory):
 
 def test_a_run_tells_all_about_itself(finished):
     assert {path.name for path in finished.folder.iterdir()} == {
+        "config.toml",
         "run.json",
         "model.safetensors",
         "metrics.json",
@@ -315,6 +320,8 @@ def test_a_run_tells_all_about_itself(finished):
     assert manifest.head == "iqcr"
     assert manifest.training["scalar_lr"] == 0.05
     assert manifest.fingerprints == {"data": "tiny"}
+    assert manifest.completed > manifest.created
+    assert manifest.seconds > 0
     metrics = finished.read_json("metrics.json")
     assert metrics["text"]["train"]["posts"] == 48
     assert metrics["device"] == "cpu"
@@ -502,3 +509,146 @@ def test_a_dev_split_without_entities_is_warned_of(tmp_path, caplog):
     (tmp_path / "dev.txt").write_text("IMGID:1\nnothing\tO\n")
     load_training_data(tmp_path, tmp_path / "features.h5", TextOnlyConfig())
     assert "dev has no entity: its F1 is always 0" in caplog.text
+
+
+# --- numbers that are not finite ----------------------------------------------------------------
+
+
+def test_a_gradient_that_overflows_is_null_in_the_history_and_the_run_completes(
+    folder, tmp_path, monkeypatch
+):
+    """Simulates float16's scaler: its first steps overflow, report inf, and change nothing."""
+    real, steps = Accelerator.clip_grad_norm_, []
+
+    def overflow(self, parameters, *args, **options):
+        parameters = list(parameters)
+        steps.append(len(steps))
+        if len(steps) > 2:
+            return real(self, parameters, *args, **options)
+        for parameter in parameters:
+            parameter.grad = None  # the scaler skips the step
+        return torch.tensor(float("inf"))
+
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", overflow)
+    run = fit(folder, tmp_path, tiny.data(clue=True, images=False), epochs=2)
+    assert run.complete
+    history = run.read_json("metrics.json")["history"]
+    assert history[0]["grad_norm"] is None
+    assert history[-2]["eval_f1"] >= 0
+
+
+def test_a_loss_that_is_not_a_number_stops_at_once_and_says_what_to_lower(folder, tmp_path):
+    data = tiny.data(clue=True, images=False)
+    with pytest.raises(ConfigError, match=r"the loss is (nan|inf) in step \d+") as caught:
+        fit(folder, tmp_path, data, epochs=3, encoder_lr=1e38, warmup=0.0)
+    assert "--set train.encoder_lr=5e+37" in str(caught.value)
+    assert not find_run(tmp_path, state="training").complete
+
+
+def test_without_a_progress_bar_each_epoch_is_a_line(folder, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "mnerfeat"):
+        fit(folder, tmp_path, tiny.data(clue=True, images=False), epochs=2, patience=0)
+    lines = [one.getMessage() for one in caplog.records if one.getMessage().startswith("epoch ")]
+    assert len(lines) == 2
+    assert re.fullmatch(r"epoch 1/2: loss \d+\.\d+, dev F1 [\d.]+ \(best [\d.]+\), \d+ s left", lines[0])
+    assert lines[1].endswith(", done")
+
+
+# --- plans of several seeds ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A data folder in the current folder, and a plan for it."""
+    write_json_lines(tiny.posts(24, 1, clue=True), make_folder(tmp_path / "data") / "train.txt")
+    write_json_lines(tiny.posts(12, 2, clue=True), tmp_path / "data" / "dev.txt")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make_folder(path):
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def make_plan(folder, *arguments, **options):
+    overrides = [f"train.{name}={value}" for name, value in tiny.QUICK.items()]
+    settings = load_settings(Path(), [*overrides, "train.epochs=1"])
+    return plan_training(
+        settings, head="text", text={"encoder": str(folder)}, *arguments, **options
+    )
+
+
+def interrupt(monkeypatch, seed):
+    """Interrupt the training of a seed once."""
+    real = trainer_module._fit
+
+    def cut(run, *arguments, **options):
+        if run.manifest.training["seed"] == seed:
+            monkeypatch.setattr(trainer_module, "_fit", real)
+            raise KeyboardInterrupt
+        return real(run, *arguments, **options)
+
+    monkeypatch.setattr(trainer_module, "_fit", cut)
+
+
+def test_resuming_trains_the_remaining_seeds_of_the_plan(folder, world, monkeypatch):
+    plan = dataclasses.replace(make_plan(folder, seeds=(1, 2, 3), name="mine"), command="typed")
+    interrupt(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        carry_out(plan)
+    assert caught.value.__notes__ == ["mnerfeat train --resume --name mine-seed2"]
+    resumed = carry_out(plan_resume(load_settings(Path())))
+    assert [run.name for run in resumed] == ["mine-seed1", "mine-seed2", "mine-seed3"]
+    assert all(run.complete for run in resumed)
+    assert {run.manifest.origin.command for run in resumed} == {"typed"}
+    assert {run.manifest.origin.plan for run in resumed} == {resumed[0].manifest.origin.plan}
+    assert len(find_runs(Path("runs"))) == 3
+
+
+def test_options_that_differ_from_the_interrupted_runs_are_refused_by_name(
+    folder, world, monkeypatch
+):
+    interrupt(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(make_plan(folder))
+    settings = load_settings(Path())
+    with pytest.raises(ConfigError, match="begun with other options") as caught:
+        plan_resume(
+            settings,
+            head="iqcr",
+            seeds=(9,),
+            overrides=["train.warmup=0.5"],
+            options={"train": {"epochs": 4, "encoder_lr": 1.0}},
+        )
+    assert caught.value.faults == (
+        "head: 'text' there, 'iqcr' here",
+        "train.encoder_lr: 0.01 there, 1.0 here",
+        "train.epochs: 1 there, 4 here",
+        "train.warmup: 0.1 there, 0.5 here",
+        "seeds: 1 there, 9 here",
+    )
+    same = plan_resume(settings, head="text", seeds=(1,), options={"train": {"epochs": 1}})
+    assert same.training.epochs == 1
+
+
+def test_the_config_file_of_a_run_gives_the_same_training(folder, world):
+    (run,) = carry_out(make_plan(folder))
+    text = (run.folder / "config.toml").read_text()
+    Path("mnerfeat.toml").write_text(text)
+    again = plan_training(load_settings(Path()), head="text")
+    assert again.training == training_config(run)
+    assert again.text == run.text_config()
+    assert again.head == run.head_config()
+    assert again.data == Path(run.manifest.origin.data) == world / "data"
+
+
+def test_the_runs_of_another_command_are_not_taken_for_seeds_of_the_plan(
+    folder, world, monkeypatch
+):
+    carry_out(make_plan(folder, seeds=(2,)))
+    interrupt(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(make_plan(folder, seeds=(1, 2)))
+    assert len(carry_out(plan_resume(load_settings(Path())))) == 2
+    assert len(find_runs(Path("runs"))) == 3

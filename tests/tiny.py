@@ -132,17 +132,19 @@ def data(*, clue: bool, count: int = 48, images: bool = True) -> TrainingData:
     )
 
 
+QUICK: dict[str, object] = {
+    "epochs": 3,
+    "batch_size": 8,
+    "encoder_lr": 1e-2,
+    "fusion_lr": 5e-3,
+    "crf_lr": 3e-2,
+    "device": "cpu",
+}
+"""Options under which the tiny encoder learns within seconds."""
+
+
 def config(**options: object) -> TrainingConfig:
-    """Options under which the tiny encoder learns within seconds."""
-    quick: dict[str, object] = {
-        "epochs": 3,
-        "batch_size": 8,
-        "encoder_lr": 1e-2,
-        "fusion_lr": 5e-3,
-        "crf_lr": 3e-2,
-        "device": "cpu",
-    }
-    return TrainingConfig(**quick | options)  # type: ignore[arg-type]
+    return TrainingConfig(**QUICK | options)  # type: ignore[arg-type]
 
 
 def encoder(folder: Path) -> TextEncoder:

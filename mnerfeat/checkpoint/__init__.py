@@ -1,7 +1,7 @@
 """Run folders: everything that one training leaves behind and that is needed to use it."""
 
 from mnerfeat.checkpoint.lookup import find_run, find_runs
-from mnerfeat.checkpoint.manifest import FORMAT_VERSION, Manifest, Origin, State
+from mnerfeat.checkpoint.manifest import FORMAT_VERSION, Manifest, Origin, State, library_versions
 from mnerfeat.checkpoint.run import CONFIG, MANIFEST, METRICS, WEIGHTS, Run, json_lines
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "find_run",
     "find_runs",
     "json_lines",
+    "library_versions",
 ]

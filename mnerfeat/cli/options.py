@@ -18,8 +18,8 @@ Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="Backbones: base (those of the papers) or tiny (inside the package, for the toy world)."
-        "  [default: base]",
+        help="Backbones: base (those of the papers) or tiny (inside the package, for the toy "
+        "world).  [default: base]",
     ),
 ]
 Run = Annotated[

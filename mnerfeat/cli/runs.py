@@ -73,37 +73,40 @@ def train_command(
     """
     from dataclasses import replace
 
-    from mnerfeat.config.plans import plan_resume, plan_training, text_encoder
+    from mnerfeat.config.plans import plan_resume, plan_training
     from mnerfeat.reports.runs import render_training
     from mnerfeat.training import carry_out
 
     found = settings(overrides, data=data, cache=cache, runs=runs, preset=preset)
-    options = {"ablation": ablation}
-    training = {"epochs": epochs, "batch_size": batch_size, "encoder_lr": lr, "device": device}
+    options = {
+        "text": {"encoder": encoder},
+        "head": {"ablation": ablation},
+        "train": {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "encoder_lr": lr,
+            "device": device,
+        },
+    }
     if resume:
-        if preset and head:
-            encoder = encoder or text_encoder(found, head)
         plan = plan_resume(
             found,
-            overrides=overrides or (),
-            data=data,
-            cache=cache,
             name=name,
+            overrides=overrides or (),
             head=head,
             seeds=seed or (),
-            text={"encoder": encoder},
             options=options,
-            training=training,
         )
+        plan = replace(plan, data=data or plan.data, cache=cache or plan.cache)
     else:
         plan = plan_training(
             found,
             head=head,
             name=name,
             seeds=seed or (),
-            text={"encoder": encoder},
-            options=options,
-            training=training,
+            text=options["text"],
+            options=options["head"],
+            training=options["train"],
         )
     plan = replace(plan, command=shlex.join(["mnerfeat", *sys.argv[1:]]))
     try:

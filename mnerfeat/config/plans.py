@@ -80,31 +80,24 @@ def plan_training(
 def plan_resume(
     settings: Settings,
     *,
-    overrides: Sequence[str] = (),
-    data: Path | None = None,
-    cache: Path | None = None,
     name: str | None = None,
+    overrides: Sequence[str] = (),
     head: str | None = None,
     seeds: Sequence[int] = (),
-    text: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Plan:
     """Return the plan that resumes an interrupted run with the options it was begun with.
 
-    Data and cache are those of the run unless they are given now. The device may be another one.
+    Data and cache are those of the run if they still exist. The device may be another one.
 
     Args:
         settings: Settings of the folder.
-        overrides: Overrides of the command line; they must be the run's own settings.
-        data: Data folder given on the command line.
-        cache: Feature cache given on the command line.
         name: The run, as `find_run` takes it; None for the one that was begun last.
-        head: Name of the head, which must be the run's own, as all options that follow.
-        seeds: The seeds of the interrupted plan, or some of them.
-        text: Options of the text encoder.
-        options: Options of the head.
-        training: Options of training.
+        overrides: Overrides of the command line.
+        head: Name of the head.
+        seeds: Seeds of the interrupted plan.
+        options: Options of the command line by section: `text`, `head`, `train`; None counts as
+            not given. They and the arguments before must agree with the run's own.
 
     Raises:
         RunError: No run is waiting, or this version cannot continue it.
@@ -120,15 +113,13 @@ def plan_resume(
         f"head.{own_head}": run.head_config(),
         "train": training_config(run),
     }
-    given = {"text": text, f"head.{own_head}": options, "train": training}
     faults = [f"head: {own_head!r} there, {head!r} here"] if head not in {None, own_head} else []
     resumed: dict[str, Any] = {}
     for section, config in own.items():
+        given = (options or {}).get(section.partition(".")[0], {})
         if section.startswith("head.") and faults:
-            continue
-        asked = build(
-            type(config), section, asdict(config), typed.section(section), given[section] or {}
-        )
+            given = {}
+        asked = build(type(config), section, asdict(config), typed.section(section), given)
         resumed[section] = asked
         faults += differences(section, _comparable(config), _comparable(asked))
     planned = origin.seeds or (own["train"].seed,)
@@ -138,11 +129,11 @@ def plan_resume(
         raise ConfigError(
             f"the run {run.name} was begun with other options:",
             faults=faults,
-            hint=f"{run.resume_command} (with its own options), or begin a new run without --resume",
+            hint=f"{run.resume_command}, without other options, or begin a new run",
         )
     return Plan(
-        data=data or _existing(origin.data) or settings.data,
-        cache=cache or _existing(origin.cache) or settings.cache,
+        data=_existing(origin.data) or settings.data,
+        cache=_existing(origin.cache) or settings.cache,
         runs=settings.runs,
         text=own["text"],
         head=own[f"head.{own_head}"],

@@ -34,10 +34,7 @@ def render_training(runs: Sequence[Run]) -> str:
 def render_evaluation(evaluations: Sequence[Evaluation]) -> str:
     """Return the scores of one run in full, or a table of several runs by configuration."""
     lines = []
-    if len(evaluations) == 1:
-        lines = _full(evaluations[0])
-    else:
-        lines = _table(evaluations)
+    lines = _full(evaluations[0]) if len(evaluations) == 1 else _table(evaluations)
     for one in evaluations:
         if not one.own_data:
             lines.append(f"\n{one.name} was trained on other data; saved as {one.saved}")
