@@ -244,7 +244,7 @@ def test_the_beginning_of_a_name_is_enough_if_only_one_run_has_it(tmp_path):
 def test_an_unknown_name_comes_with_the_nearest(tmp_path):
     for name in ("baseline", "iqcr-long"):
         Run.create(tmp_path, manifest(), name=name)
-    with pytest.raises(RunError, match=r"there is no run 'iqrc-long' in .*; did you mean iqcr-long"):
+    with pytest.raises(RunError, match=r"no run 'iqrc-long' in .*; did you mean iqcr-long"):
         find_run(tmp_path, "iqrc-long")
 
 

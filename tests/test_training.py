@@ -26,7 +26,8 @@ from mnerfeat.heads.iqcr import IqcrConfig
 from mnerfeat.heads.text_only import TextOnlyConfig
 from mnerfeat.tagger import Tagger
 from mnerfeat.text import TextConfig
-from mnerfeat.training import TrainingConfig, load_training_data, train
+from mnerfeat.training import TrainingConfig, carry_out, load_training_data, train
+from mnerfeat.training import trainer as trainer_module
 from mnerfeat.training.arguments import optimizer
 from mnerfeat.training.config import training_config
 from mnerfeat.training.trainer import last_checkpoint
@@ -550,7 +551,9 @@ def test_without_a_progress_bar_each_epoch_is_a_line(folder, tmp_path, caplog):
         fit(folder, tmp_path, tiny.data(clue=True, images=False), epochs=2, patience=0)
     lines = [one.getMessage() for one in caplog.records if one.getMessage().startswith("epoch ")]
     assert len(lines) == 2
-    assert re.fullmatch(r"epoch 1/2: loss \d+\.\d+, dev F1 [\d.]+ \(best [\d.]+\), \d+ s left", lines[0])
+    assert re.fullmatch(
+        r"epoch 1/2: loss \d+\.\d+, dev F1 [\d.]+ \(best [\d.]+\), \d+ s left", lines[0]
+    )
     assert lines[1].endswith(", done")
 
 
@@ -571,12 +574,10 @@ def make_folder(path):
     return path
 
 
-def make_plan(folder, *arguments, **options):
+def make_plan(folder, **options):
     overrides = [f"train.{name}={value}" for name, value in tiny.QUICK.items()]
     settings = load_settings(Path(), [*overrides, "train.epochs=1"])
-    return plan_training(
-        settings, head="text", text={"encoder": str(folder)}, *arguments, **options
-    )
+    return plan_training(settings, head="text", text={"encoder": str(folder)}, **options)
 
 
 def interrupt(monkeypatch, seed):

@@ -4,7 +4,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -78,7 +78,7 @@ def train_command(
     from mnerfeat.training import carry_out
 
     found = settings(overrides, data=data, cache=cache, runs=runs, preset=preset)
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "text": {"encoder": encoder},
         "head": {"ablation": ablation},
         "train": {

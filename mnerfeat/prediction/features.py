@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from mnerfeat.cache import FeatureCache, Provenance, stack_ids
 from mnerfeat.checkpoint import Run
 from mnerfeat.datasets import Post
+from mnerfeat.datasets.image_rows import resolve
 from mnerfeat.datasets.images import find_files
 from mnerfeat.datasets.pair_columns import REWARD, REWARD_BLANK
-from mnerfeat.datasets.vision import resolve
 from mnerfeat.errors import DataError, ProvenanceError
 from mnerfeat.extraction.config import ExtractConfig
 

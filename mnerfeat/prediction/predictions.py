@@ -12,10 +12,11 @@ from pathlib import Path
 
 from mnerfeat.cache import FeatureCache
 from mnerfeat.checkpoint import json_lines
+from mnerfeat.datasets.image_rows import Find
 from mnerfeat.datasets.loader import read_posts
 from mnerfeat.datasets.posts import Post
 from mnerfeat.datasets.tags import Entity, entities
-from mnerfeat.datasets.vision import Find, VisionTable
+from mnerfeat.datasets.vision import VisionTable
 from mnerfeat.errors import DataError, StorageError
 from mnerfeat.tagger import Tagged, Tagger
 
