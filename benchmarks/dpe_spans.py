@@ -43,7 +43,7 @@ from mnerfeat.tagger import Tagger, gold_ids, pad_ids, post_seed
 from mnerfeat.text import TextConfig, TextEncoder
 from mnerfeat.toy import WorldConfig, backbone, make_world, plan_world
 from mnerfeat.training import TrainingConfig
-from mnerfeat.training.trainer import optimizer
+from mnerfeat.training.arguments import optimizer
 
 LAYERS = ("pooled", "x_s", "H_m")
 
