@@ -164,7 +164,7 @@ class Feature:
         if provenance != self.provenance:
             raise ProvenanceError(
                 f"{self.name} in {self._index.path} has another provenance than this run asks for:",
-                faults=self.provenance.differences(provenance),
+                faults=self.provenance.differences(provenance, "in the cache", "requested"),
                 hint=command,
             )
 

@@ -148,25 +148,28 @@ class Provenance:
     def __hash__(self) -> int:
         return hash(self.json)
 
-    def differences(
-        self, other: "Provenance", ours: str = "in the cache", theirs: str = "asked for"
-    ) -> list[str]:
+    def differences(self, other: "Provenance", ours: str, theirs: str) -> list[str]:
         """Return a line for each fact that differs, hashes last.
 
         Args:
-            other: What to compare with.
-            ours: What to call this provenance.
-            theirs: What to call the other.
+            other: The provenance to compare with.
+            ours: Says whose facts these are: `in the cache`.
+            theirs: Says whose the other's are: `requested`.
         """
-        absent = "nothing"
-        keys = [
-            key
-            for key in {*self.facts, *other.facts}
-            if self.facts.get(key, absent) != other.facts.get(key, absent)
-        ]
-        keys.sort(key=lambda key: ("sha" in key or "hash" in key, key))
+        mine, others = _flat(self.facts), _flat(other.facts)
+        keys = [key for key in {*mine, *others} if mine.get(key) != others.get(key)]
         return [
-            f"{key}: {self.facts.get(key, absent)} ({ours}), "
-            f"{other.facts.get(key, absent)} ({theirs})"
-            for key in keys
+            f"{key}: {mine.get(key, 'nothing')} {ours}, {others.get(key, 'nothing')} {theirs}"
+            for key in sorted(keys, key=lambda key: ("sha" in key or "hash" in key, key))
         ]
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts with those of nested mappings as `outer.inner`."""
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": fact for inner, fact in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat

@@ -150,7 +150,10 @@ def require_fresh_rewards(cache: FeatureCache) -> None:
     ]
     if cache[REWARD_BLANK].provenance != made:
         faults += [
-            f"{REWARD_BLANK}: {fault}" for fault in cache[REWARD_BLANK].provenance.differences(made)
+            f"{REWARD_BLANK}: {fault}"
+            for fault in cache[REWARD_BLANK].provenance.differences(
+                made, "for the blank image", "for the posts' images"
+            )
         ]
     if faults:
         raise ProvenanceError(

@@ -23,7 +23,6 @@ from mnerfeat.cache import Provenance
 from mnerfeat.errors import ConfigError, ExtractionError, ModelError
 from mnerfeat.extraction.config import ExtractConfig
 from mnerfeat.extraction.decoding import DecodeJob, DecodeResult
-from mnerfeat.extraction.plan import differences
 from mnerfeat.extraction.recorder import was_changed
 from mnerfeat.extraction.runner import Batcher, DeviceRunner, Rows
 from mnerfeat.extraction.workers import DecoderPool
@@ -284,7 +283,7 @@ def _check_provenance(extractors: Sequence[Extractor], wanted: Mapping[str, Prov
     for extractor in extractors:
         for feature, here in extractor.provenance.items():
             if here != wanted[feature]:
-                lines = differences(here, wanted[feature], "there", "here")
+                lines = here.differences(wanted[feature], "there", "here")
                 faults += [f"{feature}: {line}" for line in lines]
     if faults:
         raise ExtractionError(

@@ -322,7 +322,7 @@ def check_provenance(cache: FeatureCache, extractors: Sequence[Extractor]) -> No
             if feature in cache and cache[feature].provenance != wanted:
                 stale.append(extractor.name)
                 held = cache[feature].provenance
-                lines = differences(held, wanted, "in the cache", "requested")
+                lines = held.differences(wanted, "in the cache", "requested")
                 faults += [f"{feature}: {line}" for line in lines]
     if stale:
         names = ",".join(dict.fromkeys(stale))
@@ -332,30 +332,3 @@ def check_provenance(cache: FeatureCache, extractors: Sequence[Extractor]) -> No
             hint=f"`mnerfeat extract --features {names} --replace` computes them again, for the "
             "images named then; or request what the cache holds, or name another file with --cache",
         )
-
-
-def differences(a: Provenance, b: Provenance, of_a: str, of_b: str) -> list[str]:
-    """Return a line per fact that differs, hashes last; nested mappings one level deep.
-
-    Args:
-        a: A provenance.
-        b: Another one.
-        of_a: Words that say whose the facts of `a` are.
-        of_b: Likewise of `b`.
-    """
-    ours, theirs = _flat(a.facts), _flat(b.facts)
-    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
-    return [
-        f"{key}: {ours.get(key, 'nothing')} {of_a}, {theirs.get(key, 'nothing')} {of_b}"
-        for key in sorted(keys, key=lambda key: "sha256" in key)
-    ]
-
-
-def _flat(facts: Mapping[str, object]) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in facts.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}.{inner}": inside for inner, inside in value.items()}
-        else:
-            flat[key] = value
-    return flat

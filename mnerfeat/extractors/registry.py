@@ -114,8 +114,7 @@ def extractors_of(
             "models that made these features are missing:", faults=[*absent, *different], hint=hint
         )
     raise ProvenanceError(
-        "the models found here are not those that made these features (what was found, not what "
-        "is wanted):",
+        "the models found here are not those that made these features:",
         faults=different,
         hint=hint,
     )
@@ -210,5 +209,5 @@ def _differences(made: Extractor, features: Mapping[str, Provenance]) -> Iterato
         if feature not in made.provenance:
             yield f"{feature}: not made by {made.name} here"
             continue
-        for line in made.provenance[feature].differences(provenance):
+        for line in made.provenance[feature].differences(provenance, "found", "wanted"):
             yield f"{feature}: {line}"

@@ -152,12 +152,11 @@ def require_features(run: Run, cache: FeatureCache) -> None:
     faults = [
         f"{name}: {difference}"
         for name, made in feature_provenances(run).items()
-        for difference in cache[name].provenance.differences(made)
+        for difference in cache[name].provenance.differences(made, "in the cache", "in the run")
     ]
     if faults:
         raise ProvenanceError(
-            f"the features in {cache.path} are not those that {run.name} was trained on (the "
-            "cache's value first, then the run's):",
+            f"the features in {cache.path} are not those that {run.name} was trained on:",
             faults=faults,
             hint="use the cache that the run was trained on (--cache), extract the same features "
             "again (`mnerfeat extract --replace`), or train on these",

@@ -156,7 +156,9 @@ class SavedDiscriminator:
             raise ProvenanceError(
                 f"{feature} in {cache} was made by another CLIP than the discriminator in {folder} "
                 "was trained with:",
-                faults=Provenance(found).differences(Provenance(wanted)),
+                faults=Provenance(found).differences(
+                    Provenance(wanted), "in the cache", "in the discriminator"
+                ),
                 hint=f"`mnerfeat extract --features clip --clip {folder / CLIP} --replace` "
                 "recomputes the embeddings with the tuned CLIP"
                 if self.tuned_clip

@@ -100,7 +100,7 @@ def test_different_provenance_names_both(one: Path, two: Path, tmp_path: Path) -
     message = str(caught.value)
     assert str(one) in message
     assert str(two) in message
-    assert f"revision: 1 (in {one}), 2 (in {two})" in message
+    assert f"revision: 1 in {one}, 2 in {two}" in message
     assert not (tmp_path / "merged.h5").exists()
 
 

@@ -108,7 +108,7 @@ def test_a_stale_feature_shows_what_differs_and_the_command(path: Path) -> None:
     asked = Provenance({"model": "vit", "revision": "2"})
     with pytest.raises(ProvenanceError) as caught:
         FeatureCache(path)["vit_cls"].require(asked, command="mnerfeat extract --replace vit_cls")
-    assert caught.value.faults == ("revision: 1 (in the cache), 2 (asked for)",)
+    assert caught.value.faults == ("revision: 1 in the cache, 2 requested",)
     assert "mnerfeat extract --replace vit_cls" in str(caught.value)
 
 

@@ -106,7 +106,7 @@ def test_merging_what_different_models_made_names_both(program: Program) -> None
     put_numbered(Path("b.h5"), range(5), Provenance({"model": "another"}))
     result = program("cache", "merge", "a.h5", "b.h5", "--out", "all.h5")
     assert result.code == 1
-    for said in ("vit_cls model: vit (in a.h5), another (in b.h5)", "cache prune"):
+    for said in ("vit_cls model: vit in a.h5, another in b.h5", "cache prune"):
         assert said in result.err
     assert not Path("all.h5").exists()
 

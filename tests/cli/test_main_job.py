@@ -110,7 +110,7 @@ def test_a_cache_made_by_other_models_is_refused(program: Program, world: Path) 
     stale = program("eval", "--split", "test")
     assert stale.code == 1
     for feature in ("vit_cls", "clip_image", "clip_text"):
-        assert f"{feature}: dtype: float32, not float16" in stale.err
+        assert f"{feature}: dtype: float32 in the cache, float16 in the run" in stale.err
 
 
 def test_a_missing_model_names_the_next_command(program: Program, world: Path) -> None:

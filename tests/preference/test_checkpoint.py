@@ -169,7 +169,7 @@ def test_embeddings_of_another_clip_are_refused_and_rounding_is_not():
     other = Provenance({**same, "weights_sha256": "ef"})
     with pytest.raises(ProvenanceError) as caught:
         saved.require_clip("clip_text", other, cache=Path("features.h5"), folder=Path("d"))
-    assert caught.value.faults == ("weights_sha256: ef (in the cache), ab (asked for)",)
+    assert caught.value.faults == ("weights_sha256: ef in the cache, ab in the discriminator",)
     assert "rank train" in str(caught.value)
     with pytest.raises(ProvenanceError, match="--clip d/clip"):
         described(tuned_clip=True).require_clip(

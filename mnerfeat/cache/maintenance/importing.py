@@ -309,7 +309,7 @@ def _check_feature(cache: FeatureCache, config: ImportConfig, provenance: Proven
     if not config.replace:
         raise ProvenanceError(
             f"{cache.path} holds {name} already, of another provenance:",
-            faults=held.provenance.differences(provenance, theirs="in the import"),
+            faults=held.provenance.differences(provenance, "in the cache", "in the import"),
             hint="choose another name (`--feature NAME --data DATASET`), or replace all its rows "
             "(`--replace`)",
         )
