@@ -116,3 +116,20 @@ def test_numbered_caches_are_read_as_documented(tmp_path: Path) -> None:
             row = names["row"][position]
             assert table["vit_cls/data"][row].tolist() == [number] * 3
             assert table["id"][row].tobytes() == hashlib.sha256(str(number).encode()).digest()
+
+
+def test_architecture_figure_is_current() -> None:
+    script = ROOT / "tools" / "draw_architecture.py"
+    subprocess.run([sys.executable, script, "--check"], cwd=ROOT, check=True, timeout=120)
+
+
+def test_architecture_page_names_existing_files() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+(?:\.py|/))`", page)) - {"images/"}
+    planned = {name for name in named if "my_" in name}
+    roots = (ROOT, ROOT / "mnerfeat", ROOT / "mnerfeat/datasets/formats")
+    missing = [
+        name for name in named - planned if not any((root / name).exists() for root in roots)
+    ]
+    assert named
+    assert not missing
