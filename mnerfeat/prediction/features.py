@@ -92,15 +92,15 @@ def extracted_features(
     from mnerfeat.extraction.extract import extract  # noqa: PLC0415 - needs an extra
     from mnerfeat.extractors.registry import extractors_of  # noqa: PLC0415
 
-    wanted = feature_provenances(run)
+    wanted = _extracted(run)
     extractors = extractors_of(
-        {name: made for name, made in wanted.items() if name not in REWARDS},
+        wanted,
         {**run.manifest.origin.models, **config.references()},
     )
-    known = _matching(config.cache, wanted)
+    known = _matching(config.cache, wanted | feature_provenances(run))
     summary = extract(
         replace(config, cache=own, features=tuple(one.name for one in extractors)),
-        posts=posts if "clip_text" in wanted or wanted.keys() & REWARDS else (),
+        posts=posts if "clip_text" in wanted else (),
         names=dict.fromkeys(files.values()),
         extractors=extractors,
         known=known,
@@ -140,6 +140,17 @@ def feature_provenances(run: Run) -> dict[str, Provenance]:
     """Return the provenance of every feature that a run was trained on."""
     features = run.manifest.fingerprints.get("features", {})
     return {name: Provenance(one["provenance"]) for name, one in features.items()}
+
+
+def _extracted(run: Run) -> dict[str, Provenance]:
+    """The provenance of all features of a run that come from extractors.
+
+    A discriminator computes rewards; the embeddings that it needs come from an extractor.
+    """
+    wanted = feature_provenances(run)
+    inputs = run.manifest.fingerprints.get("features", {}).get(REWARD, {}).get("inputs", {})
+    wanted |= {name: Provenance(facts) for name, facts in inputs.items()}
+    return {name: made for name, made in wanted.items() if name not in REWARDS}
 
 
 def require_features(run: Run, cache: FeatureCache) -> None:

@@ -162,13 +162,14 @@ def feature_fingerprints(
     """Describe the features that a run reads, for its record.
 
     Returns:
-        By feature, `provenance` (the facts about the extractor) and `rows` (a SHA-256 of the rows
-        that the posts use).
+        By feature, `provenance` (the facts about the extractor), `rows` (a SHA-256 of the rows
+        that the posts use), and, for rewards, `inputs` (the provenance of the embeddings that they
+        were computed from, by feature).
     """
     names = [name for post in posts for name in post.images]
     rows = np.unique(resolve(cache, names))
     text_rows = np.unique(cache.text_rows([post.text for post in posts if post.images]))
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in sorted({name for column in columns for name in FEATURES_OF_COLUMN[column]}):
         used = text_rows if name in cache.texts.features else rows
         if name in cache.pairs.features:
@@ -177,6 +178,12 @@ def feature_fingerprints(
             "provenance": dict(cache[name].provenance.facts),
             "rows": cache[name].fingerprint(used[used >= 0]),
         }
+        if name == REWARD:
+            found[name]["inputs"] = {
+                input_: dict(cache[input_].provenance.facts)
+                for input_ in ("clip_text", "clip_image")
+                if input_ in cache
+            }
     return found
 
 

@@ -77,7 +77,7 @@ def test_a_caption_that_is_not_there_is_a_failed_image_and_bad_lines_stop_the_ru
     extracted = program("extract", "--images", "images", "--features", "caption")
     assert extracted.code == 0, extracted.err
     assert "1 failed" in extracted.out
-    assert f"{gone}: caption: captions.jsonl says nothing of it" in extracted.out
+    assert f"{gone}: caption: not in captions.jsonl" in extracted.out
 
     Path("bad.jsonl").write_text('{"image": "a.png"}\nnonsense\n')
     refused = program("extract", "--features", "tags", "--tags", "bad.jsonl")

@@ -114,7 +114,10 @@ def test_predict_makes_the_rewards_it_lacks(program: Program, world: Path) -> No
 
     # Rewards of embeddings that are there take no images at all.
     shutil.rmtree("new")
-    twin = {**record, "id": "twin", "images": record["images"][:1]}
+    one, another, *_ = [
+        post for post in lines(Path("data/train.jsonl").read_text()) if post["images"]
+    ]
+    twin = {**one, "id": "twin", "images": another["images"][:1]}
     Path("twin.jsonl").write_text(json.dumps(twin) + "\n")
     assert program("predict", "--posts", "twin.jsonl").code == 0
     other = {**twin, "text": ["never", "seen"], "label": ["O", "O"]}
