@@ -11,6 +11,7 @@ from mnerfeat.heads.base import HeadSizes, Images
 from mnerfeat.heads.dpe.fusion import Priority
 from mnerfeat.heads.gifr import GifrConfig
 from mnerfeat.preference import Discriminator, DiscriminatorConfig
+from tests.heads.image_lengths import movement
 
 PAGE = (Path(__file__).parents[1] / "docs" / "errata.md").read_text("utf-8")
 
@@ -171,6 +172,22 @@ def test_equation_8_only_shrinks_and_the_more_the_larger_the_gate():
         assert max(kept) <= 1
     # A good image behind a wide gate keeps less than a bad one behind a narrow gate.
     assert equation_8(0.9, 0.6, 1.0) < equation_8(0.1, 0.1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("norm", "length", "ratio", "both"),
+    [("post", 7, 16, 16), ("pre", 59, 40, 60), ("bare", 64, 44, 65)],
+)
+def test_norms_after_the_layers_undo_the_length_that_equation_8_gives_and_leave_the_ratio(
+    norm, length, ratio, both
+):
+    """Images scaled by 0.6, 0.3, 0.3: by 0.4 on average (length), by 1.5, 0.75, 0.75 from there."""
+    found = [
+        100 * movement(norm, factors)
+        for factors in ([0.4, 0.4, 0.4], [1.5, 0.75, 0.75], [0.6, 0.3, 0.3])
+    ]
+    assert found == pytest.approx([length, ratio, both], abs=1)
+    assert f"| {norm} | {length} % | {ratio} % | {both} % |" in PAGE
 
 
 def test_equation_13_would_be_least_where_the_gold_labels_are_improbable():

@@ -1,9 +1,14 @@
 """The transformer block that several heads are made of."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+
+Norm = Literal["post", "pre", "bare"]
+"""Form of a transformer block; see `TransformerBlock`."""
 
 
 def feed_forward(d_model: int, *, dropout: float) -> nn.Sequential:
@@ -17,30 +22,42 @@ def feed_forward(d_model: int, *, dropout: float) -> nn.Sequential:
 
 
 class TransformerBlock(nn.Module):
-    """Multi-head attention and a feed-forward layer, each with residual and norm after it.
+    """Multi-head attention and a feed-forward layer, each with a residual connection.
 
-    Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.1, post-norm as there:
-    x ← LayerNorm(x + Attention(x, memory)); x ← LayerNorm(x + FFN(x)). Self-attention where
-    `memory` is `x` itself, cross-attention where it is something else.
+    Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.1. Self-attention if
+    `memory` is `x` itself, else cross-attention. The form is one of
 
-    A row whose memory is masked out altogether attends to nothing: zero is added to it, and it
-    goes on through norm and feed-forward layer.
+        post:  x ← LayerNorm(x + Attention(x, memory));  x ← LayerNorm(x + FFN(x))
+        pre:   x ← x + Attention(LayerNorm(x), memory);  x ← x + FFN(LayerNorm(x))
+        bare:  x ← x + Attention(x, memory)
+
+    `post` is the form of that paper. `pre` follows Xiong et al., "On Layer Normalization in the
+    Transformer Architecture", ICML 2020: in self-attention, keys and values are normalised like
+    the queries; in cross-attention, `memory` is taken as it is.
+
+    If the mask leaves a row nothing to attend to, zero takes the place of the attention's output.
 
     Args:
-        d_model: Size of the vectors, of `x` and `memory` alike.
-        attention_heads: Attention heads; divides `d_model`.
-        dropout: On attention weights, inside the feed-forward layer and before each sum.
+        d_model: Size of the vectors of `x` and `memory`.
+        attention_heads: Number of attention heads; divides `d_model`.
+        dropout: Dropout of the attention weights, inside the feed-forward layer and before each
+            sum.
+        norm: Form of the block.
     """
 
-    def __init__(self, d_model: int, *, attention_heads: int, dropout: float) -> None:
+    def __init__(
+        self, d_model: int, *, attention_heads: int, dropout: float, norm: Norm = "post"
+    ) -> None:
         super().__init__()
-        # It holds the parameters; what it computes is computed here, on real rows alone.
+        self.norm = norm
+        # Holds the parameters; `_attend` computes the attention, of real rows only.
         self.attention = nn.MultiheadAttention(
             d_model, attention_heads, dropout=dropout, batch_first=True
         )
-        self.feed_forward = feed_forward(d_model, dropout=dropout)
-        self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
+        if norm != "bare":
+            self.feed_forward = feed_forward(d_model, dropout=dropout)
+            self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(2))
 
     def forward(
         self,
@@ -53,10 +70,10 @@ class TransformerBlock(nn.Module):
 
         Args:
             x: The queries.
-            memory: What they attend to.
-            mask: Which of it is there.
-            rows: Of `x` as (batch · queries, d_model), those that are needed (`real_rows`); the
-                others come back as zero. None for all.
+            memory: The vectors that they attend to.
+            mask: True for vectors of `memory` that exist.
+            rows: Indices into `x` as (batch · queries, d_model) of the rows to compute
+                (`real_rows`); the others are returned as zero. None computes all.
         """
         batch, queries, d_model = x.shape
         some = mask.any(dim=1, keepdim=True)
@@ -68,10 +85,14 @@ class TransformerBlock(nn.Module):
             some = some.expand(batch, queries).flatten()[rows]
         else:
             some = some.expand(batch, queries).flatten()
-        attended = self._attend(flat, None if memory is x else memory, seen, rows, queries)
-        attended = torch.where(some[:, None], attended, 0.0)
-        flat = self.norms[0](flat + self.dropout(attended))
-        flat = self.norms[1](flat + self.dropout(self.feed_forward(flat)))
+        query = self.norms[0](flat) if self.norm == "pre" else flat
+        attended = self._attend(query, None if memory is x else memory, seen, rows, queries)
+        flat = flat + self.dropout(torch.where(some[:, None], attended, 0.0))
+        if self.norm == "post":
+            flat = self.norms[0](flat)
+            flat = self.norms[1](flat + self.dropout(self.feed_forward(flat)))
+        elif self.norm == "pre":
+            flat = flat + self.dropout(self.feed_forward(self.norms[1](flat)))
         return spread(flat, rows, batch * queries).view(batch, queries, d_model)
 
     def _attend(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mnerfeat.errors import ConfigError
 from mnerfeat.heads.base import HeadConfig, HeadSizes, Images, KeyValues, Words
-from mnerfeat.heads.blocks import TransformerBlock, real_rows
+from mnerfeat.heads.blocks import Norm, TransformerBlock, real_rows
 from mnerfeat.heads.crf import CrfHead, Fused, Fusion
 
 Ablation = Literal["none", "no-iqw", "no-cmw", "unweighted"]
@@ -34,6 +34,11 @@ class IqcrConfig(HeadConfig):
     renormalise: bool = False
     """Scale the combined weights of a post to sum to 1; eq. 7 does not."""
 
+    norm: Norm = "post"
+    """Form of the blocks of eqs. 9 to 11: `post`, the standard transformer block, whose norms
+    undo most of what eq. 8 does to the length of the image vectors; `pre`, norms in front of the
+    layers; `bare`, attention with a residual connection only."""
+
     layers: int = 1
     """Blocks of each kind (eqs. 9, 10 and 11)."""
 
@@ -44,9 +49,12 @@ class IqcrConfig(HeadConfig):
     """Dropout in the blocks and on the word states, 0 to 1."""
 
     def __post_init__(self) -> None:
-        if self.ablation not in get_args(Ablation):
-            choices = ", ".join(get_args(Ablation))
-            raise ConfigError(f"head.iqcr.ablation is {self.ablation!r}; choose from: {choices}")
+        for name, kind in (("ablation", Ablation), ("norm", Norm)):
+            if getattr(self, name) not in get_args(kind):
+                choices = ", ".join(get_args(kind))
+                raise ConfigError(
+                    f"head.iqcr.{name} is {getattr(self, name)!r}; choose from: {choices}"
+                )
         if self.layers < 1:
             raise ConfigError(f"head.iqcr.layers is {self.layers}; at least 1 is needed")
         if self.attention_heads is not None and self.attention_heads < 1:
@@ -116,19 +124,38 @@ class Iqcr(Fusion):
 
     Differs from the paper:
 
-    - The sums in eqs. 5 and 6 run over the post's real images, without the batch's padding.
-    - The paper does not describe the gate's MLP: here it has one hidden layer of `d_text` ReLU
-      units and gives one scalar per image.
-    - If the ViT and the text encoder differ in size, a linear projection precedes eq. 8.
-    - Self-ATT and Cross-ATT are whole transformer blocks, with residual, norm and feed-forward
-      layer: as bare attention, eq. 11 would pass on values of images only, and the CRF would not
-      see the words.
-    - For a post without images the cross-attention adds nothing.
+    - The image encoders (ViT, CLIP, MANIQA) are frozen: their outputs come from the cache. The
+      paper does not say whether it trains them.
+    - The sums in eqs. 5 and 6 run over the post's real images, without the batch's padding. A
+      post without images gets nothing from the cross-attention.
+    - Self-ATT and Cross-ATT are whole transformer blocks, with residual connections, LayerNorm
+      and feed-forward layer (`norm`). By eq. 11 as printed the CRF would see values of images
+      only, and never the words.
+    - The LayerNorm at the end of eq. 10's block undoes most of what eq. 8 does to an image's
+      length; the ratio between a post's images survives (figures in docs/errata.md). `norm =
+      "pre"` and `norm = "bare"` keep the length.
     - Eq. 13 lacks its minus sign.
-    - `renormalise` divides W by its sum over the post; off by default.
+    - Each group of parameters has a learning rate of its own, with warm-up and decay, where the
+      paper has one rate for all (docs/training.md). At the encoder's rate, α and β stay near 1.
 
-    Ablations (Table 3): `no-iqw`: W = W_corr, and Q leaves the gate; `no-cmw`: W = W_qual, and
-    C leaves the gate. Not in the paper: `unweighted`, without eqs. 5 to 8.
+    Not stated in the paper:
+
+    - The gate's MLP: one hidden layer of `d_text` ReLU units, and one scalar per image.
+    - α and β start at 1.
+    - A linear projection precedes eq. 8 if the ViT and the text encoder differ in size.
+    - `layers`: one block of each kind; the paper speaks of "multiple layers" once, without a
+      number.
+    - `attention_heads`: as many as the text encoder has. The feed-forward layers have four times
+      as many units as `d_text`, and GELU.
+    - `dropout`: 0.1, as in BERT.
+    - `renormalise` divides W by its sum over the post; off, as eq. 7 reads.
+    - The scale of Q: MANIQA's own, 0 to 1. On that of Fig. 3, 0 to 100, eq. 5 would be one-hot.
+    - A word's state is that of its first piece (`text.pooling`).
+
+    As in the paper:
+
+    - `ablation`, Table 3: `no-iqw`: W = W_corr, and Q leaves the gate; `no-cmw`: W = W_qual, and
+      C leaves the gate. `unweighted`, without eqs. 5 to 8, is not in the paper.
 
     Args:
         config: The options.
@@ -150,7 +177,12 @@ class Iqcr(Fusion):
 
         def blocks() -> nn.ModuleList:
             return nn.ModuleList(
-                TransformerBlock(d_text, attention_heads=attention_heads, dropout=config.dropout)
+                TransformerBlock(
+                    d_text,
+                    attention_heads=attention_heads,
+                    dropout=config.dropout,
+                    norm=config.norm,
+                )
                 for _ in range(config.layers)
             )
 

@@ -10,10 +10,10 @@ D_MODEL, HEADS = 12, 3
 LENGTHS = torch.tensor([5, 2, 7, 1])
 
 
-@pytest.fixture
-def block() -> TransformerBlock:
+@pytest.fixture(params=["post", "pre"])
+def block(request: pytest.FixtureRequest) -> TransformerBlock:
     torch.manual_seed(0)
-    made = TransformerBlock(D_MODEL, attention_heads=HEADS, dropout=0.0)
+    made = TransformerBlock(D_MODEL, attention_heads=HEADS, dropout=0.0, norm=request.param)
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.3)
     return made
@@ -28,7 +28,13 @@ def test_self_attention_is_torchs_encoder_layer(
     block: TransformerBlock, mask: torch.Tensor
 ) -> None:
     upstream = nn.TransformerEncoderLayer(
-        D_MODEL, HEADS, 4 * D_MODEL, dropout=0.0, activation="gelu", batch_first=True
+        D_MODEL,
+        HEADS,
+        4 * D_MODEL,
+        dropout=0.0,
+        activation="gelu",
+        batch_first=True,
+        norm_first=block.norm == "pre",
     )
     names = {
         "attention": "self_attn", "feed_forward.0": "linear1", "feed_forward.3": "linear2",

@@ -8,6 +8,7 @@ from mnerfeat.heads.base import HeadSizes, Images
 from mnerfeat.heads.iqcr import IqcrConfig
 
 from .contract import IMAGES, SIZES, WORDS, HeadContract, draw, unchecked
+from .image_lengths import movement
 
 
 class TestIqcr(HeadContract):
@@ -87,6 +88,14 @@ class TestIqcrOfSeveralLayers(HeadContract):
     config = IqcrConfig(dropout=0.0, layers=2, attention_heads=2)
 
 
+class TestIqcrPreNorm(HeadContract):
+    config = IqcrConfig(dropout=0.0, norm="pre", layers=2)
+
+
+class TestIqcrBareAttention(HeadContract):
+    config = IqcrConfig(dropout=0.0, norm="bare")
+
+
 # --- equations 5 to 11, transcribed with plain loops -------------------------------------------
 
 
@@ -145,21 +154,52 @@ def attention(layer, queries, memory):
     return out
 
 
-def block(layer, x, memory):
-    attended = attention(layer.attention, x, memory) if memory else [[0.0] * len(x[0])] * len(x)
-    rows = []
-    for row, add in zip(x, attended, strict=True):
-        middle = layer_norm(layer.norms[0], [a + b for a, b in zip(row, add, strict=True)])
-        hidden = [
-            0.5 * a * (1 + math.erf(a / math.sqrt(2)))
-            for a in linear(layer.feed_forward[0], middle)
-        ]
-        more = linear(layer.feed_forward[3], hidden)
-        rows.append(layer_norm(layer.norms[1], [a + b for a, b in zip(middle, more, strict=True)]))
-    return rows
+def added(x, more):
+    return [
+        [a + b for a, b in zip(row, add, strict=True)] for row, add in zip(x, more, strict=True)
+    ]
 
 
-def iqcr(fusion, text, sentence, vit, quality, relevance, *, renormalise):
+def attended(layer, queries, memory):
+    """Attention; zero without memory."""
+    return (
+        attention(layer.attention, queries, memory)
+        if memory
+        else [[0.0] * len(row) for row in queries]
+    )
+
+
+def perceptron(layer, row):
+    hidden = [
+        0.5 * a * (1 + math.erf(a / math.sqrt(2))) for a in linear(layer.feed_forward[0], row)
+    ]
+    return linear(layer.feed_forward[3], hidden)
+
+
+def post_norm(layer, x, memory=None):
+    """A block as in Vaswani et al. (2017); self-attention without memory."""
+    x = added(x, attended(layer, x, x if memory is None else memory))
+    x = [layer_norm(layer.norms[0], row) for row in x]
+    x = added(x, [perceptron(layer, row) for row in x])
+    return [layer_norm(layer.norms[1], row) for row in x]
+
+
+def pre_norm(layer, x, memory=None):
+    """A block that normalises what enters its layers, but not the memory of cross-attention."""
+    normed = [layer_norm(layer.norms[0], row) for row in x]
+    x = added(x, attended(layer, normed, normed if memory is None else memory))
+    return added(x, [perceptron(layer, layer_norm(layer.norms[1], row)) for row in x])
+
+
+def bare(layer, x, memory=None):
+    """Attention, and the residual by which words reach the CRF."""
+    return added(x, attended(layer, x, x if memory is None else memory))
+
+
+BLOCKS = {"post": post_norm, "pre": pre_norm, "bare": bare}
+
+
+def iqcr(fusion, text, sentence, vit, quality, relevance, *, renormalise, norm):
     """One post without any padding, in lists of numbers; no scores where they are ablated."""
     scales = dict(fusion.weighting.scales.items())
     images = [linear(fusion.projection, v) for v in vit]
@@ -180,16 +220,24 @@ def iqcr(fusion, text, sentence, vit, quality, relevance, *, renormalise):
         gate = 1 / (1 + math.exp(-logit))
         gates.append(gate)
         weighted.append([gate * weight[i] * h + (1 - gate) * h for h in images[i]])  # eq. 8
-    text = block(fusion.text_blocks[0], text, text)  # eq. 9
+    block = BLOCKS[norm]
+    text = block(fusion.text_blocks[0], text)  # eq. 9
     if m:
-        weighted = block(fusion.image_blocks[0], weighted, weighted)  # eq. 10
+        weighted = block(fusion.image_blocks[0], weighted)  # eq. 10
     return block(fusion.cross_blocks[0], text, weighted), weight, gates  # eq. 11
 
 
-@pytest.mark.parametrize("renormalise", [False, True])
-@pytest.mark.parametrize("ablation", ["none", "no-iqw", "no-cmw"])
-def test_equals_a_plain_loop_transcription_of_equations_5_to_11(ablation, renormalise):
-    config = IqcrConfig(ablation=ablation, renormalise=renormalise, dropout=0.0)
+@pytest.mark.parametrize(
+    ("ablation", "renormalise", "norm"),
+    [
+        *((ablation, False, "post") for ablation in ("none", "no-iqw", "no-cmw")),
+        *((ablation, True, "post") for ablation in ("none", "no-iqw", "no-cmw")),
+        ("none", False, "pre"),
+        ("none", False, "bare"),
+    ],
+)
+def test_equals_a_plain_loop_transcription_of_equations_5_to_11(ablation, renormalise, norm):
+    config = IqcrConfig(ablation=ablation, renormalise=renormalise, norm=norm, dropout=0.0)
     torch.manual_seed(1)
     fusion = config.build(SIZES).fusion.double().eval()
     with torch.no_grad():
@@ -211,6 +259,7 @@ def test_equals_a_plain_loop_transcription_of_equations_5_to_11(ablation, renorm
             column.get("quality"),
             column.get("relevance"),
             renormalise=renormalise,
+            norm=norm,
         )
         # The scores and gates are computed in float32 whatever the precision around them.
         kwargs = {"rtol": 1e-5, "atol": 1e-5, "check_dtype": False}
@@ -222,6 +271,14 @@ def test_equals_a_plain_loop_transcription_of_equations_5_to_11(ablation, renorm
             )
 
 
+@pytest.mark.parametrize(("norm", "least", "most"), [("post", 0, 0.1), ("pre", 0.4, 0.7),
+                                                     ("bare", 0.4, 0.7)])  # fmt: skip
+def test_only_without_norms_after_the_layers_does_the_length_of_images_matter(norm, least, most):
+    """All images at half length, at BERT-base's size; figures in docs/errata.md."""
+    moved = movement(norm, [0.5, 0.5, 0.5])
+    assert least < moved < most
+
+
 def test_vectors_of_the_text_encoders_size_are_not_projected():
     sizes = HeadSizes(n_tags=5, d_text=12, text_layers=2, text_heads=4, columns={"vit_cls": 12})
     assert not list(IqcrConfig().build(sizes).fusion.projection.parameters())
@@ -229,7 +286,13 @@ def test_vectors_of_the_text_encoders_size_are_not_projected():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("ablation", "no-iwq"), ("layers", 0), ("attention_heads", 0), ("dropout", 1.0)],
+    [
+        ("ablation", "no-iwq"),
+        ("norm", "none"),
+        ("layers", 0),
+        ("attention_heads", 0),
+        ("dropout", 1.0),
+    ],
 )
 def test_impossible_options_are_refused_by_name(option, value):
     with pytest.raises(ConfigError, match=rf"head\.iqcr\.{option} is {value!r}"):
