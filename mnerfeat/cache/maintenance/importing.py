@@ -386,7 +386,10 @@ def _find_in_cache(cache: FeatureCache, names: Sequence[str]) -> _Found:
     for name, row in zip(names, rows.tolist(), strict=True):
         if row < 0:
             lost[name] = _missing(name, resolution)
-        elif (identity := cache.images.ids[row].tobytes()) == unreadable_id(resolution.found[name]):
+            continue
+        stored = resolution.found.get(name, normalise_name(name))
+        identity = cache.images.ids[row].tobytes()
+        if identity == unreadable_id(stored):
             lost[name] = f"{name} (its file could not be read)"
         else:
             ids[name] = identity
