@@ -13,12 +13,14 @@ from mnerfeat.heads.relevance_graph import (
     DegreeEmbedding,
     GraphLayer,
     ImagePrompts,
-    PositionEmbedding,
+    LearnedPositions,
+    SinusoidalPositions,
     ones,
 )
 
 Ablation = Literal["none", "no-d", "no-p", "no-g"]
 Block = Literal["literal", "standard"]
+Positions = Literal["sinusoidal", "learned"]
 
 RANKED = "ranked_relevance"
 """The column of R."""
@@ -32,6 +34,10 @@ class GifrConfig(HeadConfig):
     """Part left out, as in Table 3: `no-d` (the discriminator: R = 1), `no-p` (degrees: replaced
     by ordinary positions) or `no-g` (the graph: images become prompts unchanged)."""
 
+    positions: Positions = "sinusoidal"
+    """Positions that replace the degrees in `no-p`: `sinusoidal`, as in the original transformer,
+    or `learned`."""
+
     block: Block = "literal"
     """A layer of the graph transformer: `literal` is eq. 4 alone; `standard` has residual, norm
     and feed-forward layer around it."""
@@ -44,13 +50,17 @@ class GifrConfig(HeadConfig):
     the size of the image vectors, else 1."""
 
     most_images: int = 8
-    """Numbers of images that eq. 3 distinguishes; posts may have more."""
+    """Number of vectors in eq. 3, or of learned positions; images beyond it share the last."""
 
     dropout: float = 0.1
     """Dropout in standard blocks and on the word states, 0 to 1."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("ablation", Ablation), ("block", Block)):
+        for name, kind in (
+            ("ablation", Ablation),
+            ("block", Block),
+            ("positions", Positions),
+        ):
             if getattr(self, name) not in get_args(kind):
                 choices = ", ".join(get_args(kind))
                 raise ConfigError(
@@ -119,20 +129,49 @@ class Gifr(Fusion):
 
     Differs from the paper:
 
-    - Layers, residual and feed-forward layer of the graph transformer are not stated. The default
-      is eq. 4 once, by itself; `block="standard"` puts it into a transformer block.
+    - The image encoders (ViT and CLIP) are frozen: their outputs come from the cache. The paper
+      does not say whether it trains them. `rank.tune_clip` trains CLIP for the discriminator.
     - Eq. 4 divides by √d_v and calls d "the number of attention heads"; here each head divides by
-      the square root of its own size.
-    - In eq. 4, V stands for the values' matrix and, before it, for the images.
+      the square root of its own size. V stands for the values' matrix in eq. 4 and for the images
+      before it.
     - Eq. 7 drops the text encoder's heads, residuals, norms and feed-forward layers; the encoder
-      keeps them. The text's positions start at 0 and the prompts have none: counted on from the
-      prompts, they would depend on how many images the widest post of the batch has.
-    - Images that are absent or cannot be read are masked out of eqs. 4 and 7. A post without
-      images is read as the text encoder alone reads it.
-    - Posts with more than `most_images` images share the last vector of eq. 3.
+      keeps them.
+    - Each group of parameters has a learning rate of its own, with warm-up and decay, where the
+      paper has one rate for all (docs/training.md).
 
-    Ablations (Table 3): `no-d`: R = 1; `no-p`: a learned vector per position in the post
-    replaces z; `no-g`: U = V, so neither R nor eqs. 3 and 4.
+    Not stated in the paper:
+
+    - `layers` of the graph transformer, and what surrounds its attention: eq. 4 once, by itself;
+      `block = "standard"` puts it into a post-norm transformer block with GELU and four times as
+      many hidden units.
+    - `attention_heads`: as many as the text encoder has.
+    - `most_images`: eq. 3 has 8 vectors; posts with more images share the last. They start as
+      small as BERT's embeddings.
+    - Positions of the text: from 0; the prompts have none. Counted on from the prompts, they
+      would depend on how many images the widest post of the batch has.
+    - Images that do not exist or cannot be read are masked out of eqs. 4 and 7. A post without
+      images is read as the text encoder alone reads it.
+    - The matrices of eqs. 5 and 6 are new ones, without bias.
+    - `dropout`: 0.1, as in BERT.
+    - `positions` of the ablation `no-p`, "the regular positional embedding used in a standard
+      transformer": sinusoidal.
+    - A word's state is that of its first piece (`text.pooling`).
+    - The discriminator's network and training, the blank image and the size of D_dis: see
+      `Discriminator`.
+
+    As in the authors' code, by option; the default differs:
+
+    - `rank.network.activation = "tanh"`; `rank.pairs = "neighbours"` (pairs of neighbours in a
+      ranking, where eq. 1 reads all pairs).
+    - `train.ranked_posts = "keep"` keeps the ranked posts in the tagger's training set, with the
+      R that the discriminator gives them. The authors' R is 1 before the blank and 0 after it.
+    - Not available: a fixed picture for the blank, which also stands in for unreadable images;
+      R = 1 for an image without a reward.
+
+    As in the paper:
+
+    - `ablation`, Table 3: `no-d`: R = 1; `no-p`: ordinary positions replace z; `no-g`: U = V, so
+      neither R nor eqs. 3 and 4.
 
     The output has two values per image: `ranked_relevance`, which is R, and `before_blank`,
     whether the discriminator ranks the image before the blank one (Table 4).
@@ -152,8 +191,7 @@ class Gifr(Fusion):
         self.embedding: nn.Module | None = None
         self.graph = nn.ModuleList()
         if config.ablation != "no-g":
-            embedding = PositionEmbedding if config.ablation == "no-p" else DegreeEmbedding
-            self.embedding = embedding(config.most_images, d_image)
+            self.embedding = _embedding(config, d_image)
             self.graph.extend(
                 GraphLayer(
                     d_image,
@@ -192,3 +230,12 @@ class Gifr(Fusion):
             relevance = images[RANKED].float().detach() * images.mask
             values = {RANKED: relevance, "before_blank": (relevance > 0.5) & images.mask}
         return Fused(states=words.states, images=values)
+
+
+def _embedding(config: GifrConfig, d_image: int) -> nn.Module:
+    """Return what eq. 3, or the ablation w/o P, adds to the images."""
+    if config.ablation != "no-p":
+        return DegreeEmbedding(config.most_images, d_image)
+    if config.positions == "learned":
+        return LearnedPositions(config.most_images, d_image)
+    return SinusoidalPositions()

@@ -53,12 +53,36 @@ class DegreeEmbedding(ImageEmbedding):
 
 
 @final
-class PositionEmbedding(ImageEmbedding):
-    """Replaces eq. 3 in the ablation w/o P: one learned vector per position."""
+class LearnedPositions(ImageEmbedding):
+    """Replaces eq. 3 in the ablation w/o P: one learned vector per position, as in BERT."""
 
     def index(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch images"]:
         """The position among the post's images."""
-        return mask.cumsum(dim=1) - 1
+        return image_positions(mask)
+
+
+@final
+class SinusoidalPositions(nn.Module):
+    """Replaces eq. 3 in the ablation w/o P: the positions of the original transformer.
+
+    Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.5: at position p, numbers
+    2i and 2i + 1 are the sine and cosine of p / 10000^(2i / d_image). There is nothing to train.
+    """
+
+    def forward(
+        self, image: Float[Tensor, "batch images d_image"], mask: Bool[Tensor, "batch images"]
+    ) -> Float[Tensor, "batch images d_image"]:
+        """Return the images with the vectors of their positions added."""
+        d_image = image.shape[2]
+        even = torch.arange(0, d_image, 2, device=image.device)
+        angle = image_positions(mask).unsqueeze(2) / 10_000 ** (even / d_image)
+        added = torch.stack([angle.sin(), angle.cos()], dim=3).flatten(2)[..., :d_image]
+        return image + added.to(image.dtype)
+
+
+def image_positions(mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch images"]:
+    """Return each image's position among the images of its post, from 0; -1 before the first."""
+    return mask.cumsum(dim=1) - 1
 
 
 class GraphAttention(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from mnerfeat.errors import ConfigError
 from mnerfeat.heads.base import HeadSizes, Images
 from mnerfeat.heads.gifr import GifrConfig
+from mnerfeat.heads.relevance_graph import SinusoidalPositions
 
 from .contract import IMAGES, SIZES, HeadContract, PrefixReader, draw, spread_images, unchecked
 
@@ -128,16 +129,42 @@ class TestGifrWithoutDiscriminator(GifrContract):
             torch.testing.assert_close(mine, theirs)
 
 
-class TestGifrWithoutDegrees(GifrContract):
-    config = GifrConfig(dropout=0.0, ablation="no-p")
+class TestGifrWithLearnedPositions(GifrContract):
+    config = GifrConfig(dropout=0.0, ablation="no-p", positions="learned")
 
-    def test_places_count_the_images_that_are_there(self, head, batch):
+    def test_positions_count_the_images_that_exist(self, head, batch):
         fusion = head.head.fusion
         images = batch[1]
         moved = spread_images(batch, [1, 2, 5, 6], 8)[1]
         one = fusion.embedding(images["vit_cls"], images.mask)
         other = fusion.embedding(moved["vit_cls"], moved.mask)
         torch.testing.assert_close(other[moved.mask], one[images.mask])
+
+
+class TestGifrWithSinusoidalPositions(TestGifrWithLearnedPositions):
+    config = GifrConfig(dropout=0.0, ablation="no-p")
+
+    def test_adds_the_vectors_of_the_original_transformer(self, head, batch):
+        embedding = head.head.fusion.embedding
+        assert not list(embedding.parameters())
+        images = batch[1]
+        added = embedding(images["vit_cls"], images.mask) - images["vit_cls"]
+        size = images["vit_cls"].shape[2]
+        for post, count in enumerate(IMAGES):
+            for place in range(count):
+                wanted = [
+                    (math.cos if number % 2 else math.sin)(
+                        place / 10_000 ** (number // 2 * 2 / size)
+                    )
+                    for number in range(size)
+                ]
+                got = added[post, place]
+                torch.testing.assert_close(got, torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+
+
+def test_sinusoidal_positions_fit_vectors_of_odd_size():
+    added = SinusoidalPositions()(torch.zeros(1, 2, 5), torch.ones(1, 2, dtype=torch.bool))
+    assert added[0, 0].tolist() == [0, 1, 0, 1, 0]
 
 
 class TestGifrWithoutGraph(GifrContract):
@@ -307,6 +334,7 @@ def test_standard_blocks_put_residual_norm_and_feed_forward_layer_around_equatio
     [
         ("ablation", "no-x"),
         ("block", "literally"),
+        ("positions", "relative"),
         ("layers", 0),
         ("attention_heads", 0),
         ("most_images", 0),
