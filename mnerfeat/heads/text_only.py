@@ -15,6 +15,20 @@ class TextOnly(Fusion):
     Lample, Ballesteros, Subramanian, Kawakami and Dyer, "Neural Architectures for Named Entity
     Recognition", NAACL 2016, with a transformer in place of their LSTM:
     emissions = W h + b for the state h of each word, and a linear-chain CRF over them.
+
+    Differs from the paper:
+
+    - A pretrained transformer, trained along, takes the place of word and character embeddings
+      and LSTM, and there is no hidden layer between its states and the emissions.
+    - `dropout` is on the word states and 0.1, as in BERT; the paper's is on the LSTM's input and
+      0.5.
+    - Tags are BIO; the paper's are IOBES.
+    - AdamW with a learning rate for each group of parameters, warm-up and decay, where the paper
+      has SGD at 0.01 (docs/training.md).
+
+    Not stated in the paper:
+
+    - A word's state is that of its first piece (`text.pooling`); the paper's words are not split.
     """
 
     columns = ()

@@ -85,12 +85,18 @@ class Discriminator(nn.Module):
     - The MLP: one hidden layer of 256 units with ReLU (`rank.network`). It needs at least one
       hidden layer: if it were linear, r(A) − r(B) = w · (V_A − V_B) would not depend on the text.
     - The blank image: the encoder's mean colour (`rank.blank`).
-    - The size of D_dis: at most a tenth of train (`rank.share`), a fifth of it held out.
-    - The optimiser: AdamW with linear decay; 60 epochs of batches of 32 pairs.
+    - The size of D_dis: at most a tenth of train (`rank.share`), a fifth of it held out
+      (`rank.held_out`).
+    - Training: AdamW with linear decay from `rank.lr`, 1e-3, and `rank.weight_decay`, 1e-3;
+      `rank.epochs`, 60, of `rank.batch_size`, 32 pairs; `rank.clip_lr`, 1e-6, if CLIP is trained.
 
-    As in the authors' code, by option: `rank.network.activation = "tanh"`, `rank.pairs =
-    "neighbours"` (only neighbours in a ranking are paired, not all pairs as eq. 1 reads),
-    `train.ranked_posts` (ranked posts stay in the tagger's training set).
+    As in the authors' code, by option; the default differs:
+
+    - `rank.network.activation = "tanh"`; `rank.pairs = "neighbours"` (pairs of neighbours in a
+      ranking, where eq. 1 reads all pairs).
+    - `rank.lr = 1e-4`, `rank.epochs = 10`, `rank.batch_size = 8`. Their last 100 pairs are held
+      out, here posts are; their optimiser is Adam.
+    - `train.ranked_posts = "keep"` keeps the ranked posts in the tagger's training set.
 
     Args:
         config: Network options.
