@@ -163,8 +163,9 @@ class Gifr(Fusion):
 
     - `rank.network.activation = "tanh"`; `rank.pairs = "neighbours"` (pairs of neighbours in a
       ranking, where eq. 1 reads all pairs).
-    - `train.ranked_posts = "keep"` keeps the ranked posts in the tagger's training set, with the
-      R that the discriminator gives them. The authors' R is 1 before the blank and 0 after it.
+    - `train.ranked_posts = "as-ranked"` keeps the ranked posts in the tagger's training set, with
+      R = 1 for images before the blank and 0 after it; `"keep"` keeps them with the
+      discriminator's R.
     - Not available: a fixed picture for the blank, which also stands in for unreadable images;
       R = 1 for an image without a reward.
 

@@ -96,7 +96,8 @@ class Discriminator(nn.Module):
       ranking, where eq. 1 reads all pairs).
     - `rank.lr = 1e-4`, `rank.epochs = 10`, `rank.batch_size = 8`. Their last 100 pairs are held
       out, here posts are; their optimiser is Adam.
-    - `train.ranked_posts = "keep"` keeps the ranked posts in the tagger's training set.
+    - `train.ranked_posts = "as-ranked"` keeps the ranked posts in the tagger's training set, with
+      R = 1 before the blank and 0 after it.
 
     Args:
         config: Network options.

@@ -8,7 +8,7 @@ from mnerfeat.errors import ConfigError, RunError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
-RankedPosts = Literal["leave-out", "keep"]
+RankedPosts = Literal["leave-out", "keep", "as-ranked"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,9 @@ class TrainingConfig:
 
     ranked_posts: RankedPosts = "leave-out"
     """Train posts that the discriminator learned from, if the head reads its rewards (GIFR):
-    `leave-out`, so that R is as certain in training as on new posts, or `keep`."""
+    `leave-out`, so that the tagger trains on posts whose R is as certain as on new ones; `keep`;
+    or `as-ranked`, which keeps them with R = 1 for images ranked before the blank image and 0
+    after it, as in the authors' code."""
 
     seed: int = 1
     """Random seed for the head's weights, the order of posts and dropout."""

@@ -24,6 +24,7 @@ from mnerfeat.heads.base import HeadConfig
 from mnerfeat.preference import open_discriminator
 from mnerfeat.preference.checkpoint import reward_command
 from mnerfeat.training.config import RankedPosts
+from mnerfeat.training.ranked_relevance import judge_images, read_judgements
 from mnerfeat.training.trainer import TrainingData
 
 logger = logging.getLogger(__name__)
@@ -49,14 +50,15 @@ def load_training_data(
         data: Folder of the splits.
         cache: Feature cache.
         head: Options of the head.
-        ranked_posts: Whether to leave out train posts that the discriminator learned from, if the
-            head reads its rewards.
+        ranked_posts: What to do with train posts that the discriminator learned from, if the head
+            reads its rewards; see `TrainingConfig`.
         discriminator: Folder of the discriminator; if it exists, the rewards must be its own.
 
     Raises:
         DataError: A split is missing or cannot be read, or no train post is left.
         CacheError: There is no cache, or it lacks what the head reads.
         ProvenanceError: The rewards are stale.
+        RunError: `ranked_posts` is `as-ranked`, and the discriminator's rankings are missing.
     """
     found = read_folder(data, ("train", "dev"))
     train, dev = found["train"].posts, found["dev"].posts
@@ -71,6 +73,10 @@ def load_training_data(
                 fingerprints |= split
             train_images = VisionTable.from_cache(opened, train, head.columns)
             dev_images = VisionTable.from_cache(opened, dev, head.columns)
+            if RANKED_RELEVANCE in head.columns and ranked_posts == "as-ranked":
+                judged = judge_images(train_images, opened, train, read_judgements(discriminator))
+                fingerprints["d_dis"]["images_as_ranked"] = judged
+                logger.info("R of %d train images comes from their rankings", judged)
             fingerprints["features"] = feature_fingerprints(opened, (*train, *dev), head.columns)
     else:
         if head.columns:
@@ -109,7 +115,8 @@ def _d_model(
     if set(sources) - {"human"}:
         logger.warning("R comes from rankings that are not human: %s", ", ".join(sorted(sources)))
     left = tuple(post for post, one in zip(train, seen, strict=True) if not one)
-    if ranked_posts == "keep":
+    kept = ranked_posts != "leave-out"
+    if kept:
         left = tuple(train)
     if not left:
         raise DataError(
@@ -121,14 +128,14 @@ def _d_model(
     logger.info(
         "%d train posts, whose rankings trained the discriminator, are %s; %d posts to train on",
         len(ranked),
-        "kept" if ranked_posts == "keep" else "left out",
+        "kept" if kept else "left out",
         len(left),
     )
     return left, {
         "d_dis": {
             "posts": len(ranked),
             "fingerprint": fingerprint(ranked),
-            "kept": ranked_posts == "keep",
+            "kept": kept,
             **made.get("drawn_by", {}),
         },
         "d_model": {"posts": len(left), "fingerprint": fingerprint(left)},

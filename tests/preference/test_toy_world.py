@@ -329,6 +329,53 @@ def test_the_full_train_set_may_be_kept(trained):
     }
 
 
+def test_ranked_posts_may_be_kept_with_r_as_people_ranked_them(trained):
+    toy, saved = trained
+    kept, judged = (
+        load_training_data(
+            toy.world.data, toy.cache, GIFR, ranked_posts=kind, discriminator=toy.discriminator
+        )
+        for kind in ("keep", "as-ranked")
+    )
+    assert [post.id for post in judged.train] == [post.id for post in kept.train]
+    rankings = {(one.split, one.id): one for one in read_rankings(toy.world.rankings)}
+    numbers = torch.arange(len(kept.train))
+    _, before = kept.train_images.batch(numbers)
+    mask, after = judged.train_images.batch(numbers)
+    count = 0
+    for number, post in enumerate(judged.train):
+        ranking = rankings.get(("train", post.id), rankings.get((None, post.id)))
+        known = post.id in saved.learned_from["train"]
+        for slot, image in enumerate(post.images):
+            if not mask[number, slot]:
+                continue
+            r = after["ranked_relevance"][number, slot].item()
+            if known:
+                assert r == (1.0 if image in ranking.relevant else 0.0)
+                count += 1
+            else:
+                assert r == before["ranked_relevance"][number, slot].item()
+    assert 0 < count == judged.fingerprints["d_dis"]["images_as_ranked"]
+    assert judged.fingerprints["d_dis"]["kept"]
+    torch.testing.assert_close(after["vit_cls"], before["vit_cls"])
+
+
+def test_r_as_ranked_needs_the_rankings_of_the_discriminator(toy):
+    def refused(folder, match):
+        with pytest.raises(RunError, match=match) as refusal:
+            load_training_data(
+                toy.world.data, toy.cache, GIFR, ranked_posts="as-ranked", discriminator=folder
+            )
+        assert "rank train --replace" in str(refusal.value)
+
+    refused(None, r"as-ranked.*rankings\.jsonl does not exist")
+    refused(toy.cache.parent / "absent", r"absent/rankings\.jsonl does not exist")
+    kept = toy.discriminator / "rankings.jsonl"
+    rankings = [replace(one, image_ids=()) for one in read_rankings(kept)]
+    write_rankings(rankings, kept)
+    refused(toy.discriminator, "has no digests")
+
+
 def test_a_copy_of_a_ranked_post_s_text_is_left_out_too(toy, tmp_path):
     data = read_folder(toy.world.data)
     saved, _, _ = load_discriminator(toy.discriminator)
