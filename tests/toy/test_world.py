@@ -14,6 +14,7 @@ from mnerfeat.datasets import read_folder
 from mnerfeat.errors import ConfigError, DataError, StorageError
 from mnerfeat.toy import world as world_module
 from mnerfeat.toy.drawing import SIDE, draw
+from mnerfeat.toy.views import render
 from mnerfeat.toy.world import World, make_world
 
 SIZES = {"train": 12, "dev": 5, "test": 6}
@@ -108,14 +109,14 @@ def test_folders_of_the_user_are_not_touched(tmp_path, taken):
 def test_interrupted_world_is_completed_by_the_next_run(world, tmp_path, monkeypatch, after):
     drawn = 0
 
-    def interrupted(scene):
+    def interrupted(image):
         nonlocal drawn
         drawn += 1
         if drawn > after:
             raise KeyboardInterrupt
-        return draw(scene)
+        return render(image)
 
-    monkeypatch.setattr(world_module, "draw", interrupted)
+    monkeypatch.setattr(world_module, "render", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_world(tmp_path, seed=2, **SIZES)
     assert not (tmp_path / "world.json").exists()
