@@ -355,15 +355,17 @@ class Group:
     ) -> None:
         self._opened = opened
         self._buffer = buffer
+        self._links: dict[bytes, int] = {}
+        opened.links.iterate(self._add_link, info=True)
         self.name = name
         self.arrays = {} if arrays is None else arrays
 
     def members(self) -> list[str]:
         """The names of its members."""
-        return [name.decode() for name in self._opened]
+        return [name.decode() for name in self._links]
 
     def __contains__(self, name: str) -> bool:
-        return name.encode() in self._opened
+        return name.encode() in self._links
 
     def group(self, name: str) -> "Group":
         """Open a member that is a group.
@@ -436,9 +438,10 @@ class Group:
             wanted not in {None, length} for length, wanted in zip(got, shape, strict=True)
         ):
             raise StructureError(f"{where} has shape {got}, not {shape}")
-        if _chunk_shape(dataset, dtype, where) is None and (offset := dataset.get_offset()):
+        if offset := dataset.get_offset():
             array = self._view(got, dtype, offset, where)
         else:
+            _chunk_shape(dataset, dtype, where)
             array = self._unpacked(dataset, got, dtype, where)
         # Look-up tables and the like: what numpy does with numbers that lie askew is slow.
         array = array if array.flags.aligned else array.copy()
@@ -467,13 +470,13 @@ class Group:
         if len(shape) < 1 or shape[0] != n_rows:
             raise StructureError(f"{where} has shape {shape}, not ({n_rows}, …)")
         data: NDArray[Any] | ChunkedRows
-        offset: int | None = None
-        if (chunk := _chunk_shape(dataset, dtype, where)) is not None:
-            data = ChunkedRows(dataset, chunk[0], where)
-        elif (offset := dataset.get_offset()) is None:
-            data = self._unpacked(dataset, shape, dtype, where)
-        else:
+        offset = dataset.get_offset()
+        if offset is not None:
             data = self._view(shape, dtype, offset, where)
+        elif (chunk := _chunk_shape(dataset, dtype, where)) is not None:
+            data = ChunkedRows(dataset, chunk[0], where)
+        else:
+            data = self._unpacked(dataset, shape, dtype, where)
         self.arrays[where] = data
         return data, offset
 
@@ -482,20 +485,28 @@ class Group:
 
     def _open(self, name: str) -> Any:
         key = name.encode()
-        if key not in self._opened:
+        if key not in self._links:
             return None
-        if self._opened.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        if self._links[key] != h5py.h5l.TYPE_HARD:
             raise StructureError(f"{self._where(name)} points elsewhere, which no cache does")
         return h5o.open(self._opened, key)
+
+    def _add_link(self, name: bytes, info: h5py.h5l.LinkInfo) -> None:
+        self._links[name] = info.type
 
     def _attribute(self, name: str) -> object:
         key = name.encode()
         if not h5a.exists(self._opened, key):
             return None
         attribute = h5a.open(self._opened, key)
-        if attribute.shape != () or attribute.get_storage_size() > TEXT_LIMIT:
+        if attribute.get_storage_size() > TEXT_LIMIT or attribute.shape != ():
             return None
-        return h5py.AttributeManager(h5py.Group(self._opened))[name]
+        dtype = attribute.dtype
+        if dtype.kind not in "Siu":  # version 1 has texts of variable length
+            return h5py.AttributeManager(h5py.Group(self._opened))[name]
+        value = np.empty((), dtype)
+        attribute.read(value)
+        return value[()]
 
     def _dataset(
         self, name: str, codes: tuple[str, ...]
