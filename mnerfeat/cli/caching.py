@@ -24,12 +24,28 @@ def info_command(
     provenance: Annotated[
         bool, typer.Option("--provenance", help="Show what made each feature.")
     ] = False,
+    feature: Annotated[
+        str | None,
+        typer.Option("--feature", help="Show the histogram of a feature such as quality instead."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", help="With --feature: show the shares below and above this."),
+    ] = None,
 ) -> None:
     """Show what a cache holds."""
-    from mnerfeat.cache import info
+    from mnerfeat.cache import FeatureCache, info
     from mnerfeat.reports.caches import render_info
+    from mnerfeat.reports.histograms import render_histogram
 
-    typer.echo(render_info(info(path or settings(None, check=False).cache), provenance=provenance))
+    path = path or settings(None, check=False).cache
+    if feature is not None:
+        shown = FeatureCache(path)[feature]
+        typer.echo(render_histogram(shown, threshold=threshold, provenance=provenance))
+    elif threshold is not None:
+        raise typer.BadParameter("--threshold needs --feature")
+    else:
+        typer.echo(render_info(info(path), provenance=provenance))
 
 
 @app.command("verify")

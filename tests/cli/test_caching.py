@@ -81,6 +81,56 @@ def test_what_cannot_be_read_at_all_is_set_aside(program: Program) -> None:
     assert Path("features.h5.damaged").read_bytes() == b"not HDF5"
 
 
+def put_quality(values: list[float | str]) -> None:
+    rows = [value if isinstance(value, str) else [value] for value in values]
+    contents = {f"{n}.jpg": str(n).encode() for n in range(len(values))}
+    CacheWriter(CACHE).put(images=images(contents, quality=feature(rows, width=1)))
+
+
+def test_a_histogram_counts_every_row_once_and_a_threshold_divides_them(program: Program) -> None:
+    put_quality([0.125, 0.25, 0.25, 0.5, 0.75, "broken"])
+    shown = program("cache", "info", "--feature", "quality", "--threshold", "0.5")
+    assert shown.code == 0, shown.err
+    head, summary, *rest = shown.out.splitlines()
+    assert head == "quality (images): 5 rows, 1 failed"
+    assert "from 0.125 to 0.75, median 0.25, mean 0.375" in summary
+    *bars, below, above = rest
+    assert below.split() == ["below", "0.5", "3", "60.0%"]
+    assert above.split() == ["0.5", "or", "more", "2", "40.0%"]
+    counts = {line.split()[0]: int(line.split()[-2]) for line in bars}
+    assert sum(counts.values()) == 5
+    assert {low: count for low, count in counts.items() if count} == {
+        "0.10": 1, "0.25": 2, "0.50": 1, "0.75": 1,
+    }  # fmt: skip
+    longest = max(bars, key=lambda line: line.count("█"))
+    assert longest.split()[0] == "0.25"
+    assert all("█" in line for line in bars if int(line.split()[-2]))
+
+
+@pytest.mark.parametrize("values", [[0.0], [3.5] * 4, [-1e30, 1e30], [1e-30, 2e-30], [-7.0, -6.0]])
+def test_any_values_have_a_histogram(program: Program, values: list[float]) -> None:
+    put_quality(list(values))
+    shown = program("cache", "info", "--feature", "quality")
+    assert shown.code == 0, shown.err
+    bars = shown.out.splitlines()[2:]
+    assert 1 <= len(bars) <= 21
+    assert sum(int(line.split()[-2].replace(",", "")) for line in bars) == len(values)
+
+
+def test_a_feature_without_histogram_says_why(program: Program) -> None:
+    put_numbered(CACHE, range(3))
+    vectors = program("cache", "info", "--feature", "vit_cls")
+    assert (vectors.code, "its rows are of shape (3,)" in vectors.err) == (1, True)
+    unknown = program("cache", "info", "--feature", "quality")
+    assert (unknown.code, "holds no feature 'quality'" in unknown.err) == (1, True)
+    alone = program("cache", "info", "--threshold", "1")
+    assert (alone.code, "--threshold needs --feature" in alone.err) == (2, True)
+    CacheWriter(CACHE).put(images=images({"9.jpg": b"9"}, quality=feature(["broken"], width=1)))
+    nothing = program("cache", "info", "--feature", "quality", "--threshold", "1", "--provenance")
+    assert nothing.out.startswith("quality (images): 0 rows, 1 failed, 3 missing\n")
+    assert '"model": "vit"' in nothing.out
+
+
 def test_merging_counts_an_image_once(program: Program) -> None:
     put_numbered(Path("a.h5"), range(5))
     put_numbered(Path("b.h5"), range(3, 9))
