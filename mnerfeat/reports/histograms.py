@@ -85,7 +85,7 @@ def _edges(least: float, most: float) -> NDArray[np.float64]:
     power = 10.0 ** math.floor(math.log10(span / _BARS))
     step = next(m * power for m in (1, 2, 5, 10, 20) if span / (m * power) <= _BARS - 1)
     first, last = math.floor(least / step), math.floor(most / step) + 1
-    return np.arange(first, last + 1) * step
+    return step * np.arange(first, last + 1, dtype=np.float64)
 
 
 def _shares(values: NDArray[np.float64], threshold: float) -> list[str]:

@@ -1,5 +1,6 @@
 """A part, a name and a lock belong to one cache."""
 
+import contextlib
 import os
 import shutil
 import stat
@@ -260,6 +261,25 @@ def test_a_replaced_file_keeps_its_mode_and_new_ones_follow_the_umask(path: Path
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     finally:
         os.umask(before)
+
+
+def test_a_replaced_file_keeps_its_group(path: Path) -> None:
+    put_numbered(path, [1])
+    group = other_group(path)
+    pack(path)
+    assert path.stat().st_gid == group
+    assert path.stat().st_uid == os.geteuid()
+
+
+def other_group(path: Path) -> int:
+    """Give a file another group that we may give it."""
+    own = path.stat().st_gid
+    for group in [*os.getgroups(), own + 1]:
+        if group != own:
+            with contextlib.suppress(PermissionError):
+                os.chown(path, -1, group)
+                return group
+    pytest.skip("this user is in one group only")
 
 
 def test_packing_nothing_writes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

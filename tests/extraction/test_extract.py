@@ -22,6 +22,7 @@ from mnerfeat.extractors import registry
 from mnerfeat.extractors.base import ExtractorOptions
 from tests.extraction import fakes
 from tests.extractors.pictures import BAD, GOOD, encoded, picture
+from tests.unprivileged import call_without_write_access
 
 Run = Callable[..., ExtractSummary]
 
@@ -396,6 +397,16 @@ def test_nothing_to_do_writes_nothing_not_even_a_lock(
     monkeypatch.setattr("mnerfeat.cache.CacheWriter.put", refuse)
     assert counts(run()) == (0, 10, 0, 0)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_nothing_to_do_needs_no_right_to_write(run: Run, tmp_path: Path) -> None:
+    run(texts=["a b"])
+
+    def again() -> None:
+        assert counts(run(texts=["a b"])) == (0, 10, 0, 0)
+
+    call_without_write_access(tmp_path, again)
 
 
 class TestTexts:
