@@ -136,7 +136,8 @@ class Head(nn.Module, ABC):
         """Loss against `gold`, if given, and predicted tags, if `decode`.
 
         Two laws hold for every head: padding of words or images never changes a real word's
-        result, and a post's prediction does not depend on the other posts of its batch.
+        result, and a post's prediction does not depend on the other posts of its batch. A loss
+        may depend on them, as DPE-MNER's does, whose relevance losses compare posts.
         """
 
     def calibrate(

@@ -12,7 +12,7 @@ Norm = Literal["post", "pre", "bare"]
 
 
 def feed_forward(d_model: int, *, dropout: float) -> nn.Sequential:
-    """The feed-forward layer of a transformer block, with four times as many units inside."""
+    """Return the feed-forward layer of a transformer block, with 4 · d_model hidden units."""
     return nn.Sequential(
         nn.Linear(d_model, 4 * d_model),
         nn.GELU(),
@@ -77,7 +77,7 @@ class TransformerBlock(nn.Module):
         """
         batch, queries, d_model = x.shape
         some = mask.any(dim=1, keepdim=True)
-        # A softmax over nothing is NaN, so empty rows attend to all and the result is dropped.
+        # A softmax over nothing is NaN: rows without memory attend to all, and get zero below.
         seen = mask | ~some
         flat = x.flatten(0, 1)
         if rows is not None:
@@ -132,10 +132,10 @@ class TransformerBlock(nn.Module):
 
 
 def real_rows(mask: Bool[Tensor, "batch words"]) -> Int[Tensor, " rows"] | None:
-    """Where words are, in (batch · words); None on a GPU, for which padding is cheaper than this.
+    """Return the indices of the real words in (batch · words), or None on a GPU.
 
-    On a processor a batch's padding would cost as much as its words; asking a GPU how many words
-    there are would wait for it.
+    On a CPU, computing a batch's padding would cost as much as computing its words. On a GPU,
+    counting the words would cost a synchronisation, and padding is cheap.
     """
     return mask.flatten().nonzero().squeeze(1) if mask.device.type == "cpu" else None
 
@@ -143,7 +143,7 @@ def real_rows(mask: Bool[Tensor, "batch words"]) -> Int[Tensor, " rows"] | None:
 def spread(
     flat: Float[Tensor, "rows size"], rows: Int[Tensor, " rows"] | None, length: int
 ) -> Float[Tensor, "length size"]:
-    """The rows in their places among zeros."""
+    """Return the rows in their places among zeros."""
     if rows is None:
         return flat
     return flat.new_zeros(length, flat.shape[1]).index_copy(0, rows, flat)

@@ -79,7 +79,7 @@ class GifrConfig(HeadConfig):
         return ("vit_cls", RANKED) if self.ablation in {"none", "no-p"} else ("vit_cls",)
 
     def build(self, sizes: HeadSizes) -> CrfHead:
-        """A GIFR head with fresh weights.
+        """Build a GIFR head with fresh weights.
 
         Raises:
             ConfigError: The attention heads do not divide the size of the image vectors.
@@ -144,7 +144,7 @@ class Gifr(Fusion):
     - `layers` of the graph transformer, and what surrounds its attention: eq. 4 once, by itself;
       `block = "standard"` puts it into a post-norm transformer block with GELU and four times as
       many hidden units.
-    - `attention_heads`: as many as the text encoder has.
+    - `attention_heads`: as many as the text encoder has, if they divide the image vectors.
     - `most_images`: eq. 3 has 8 vectors; posts with more images share the last. They start as
       small as BERT's embeddings.
     - Positions of the text: from 0; the prompts have none. Counted on from the prompts, they
@@ -154,7 +154,7 @@ class Gifr(Fusion):
     - The matrices of eqs. 5 and 6 are new ones, without bias.
     - `dropout`: 0.1, as in BERT.
     - `positions` of the ablation `no-p`, "the regular positional embedding used in a standard
-      transformer": sinusoidal.
+      transformer": sinusoidal, added to the ViT's vectors as they are; or learned.
     - A word's state is that of its first piece (`text.pooling`).
     - The discriminator's network and training, the blank image and the size of D_dis: see
       `Discriminator`.
@@ -207,15 +207,15 @@ class Gifr(Fusion):
         )
 
     def scalars(self) -> list[nn.Parameter]:
-        """None."""
+        """Return an empty list: there are no trainable scalars."""
         return []
 
     def prefix(self, images: Images) -> KeyValues | None:
-        """Equations 3 to 6."""
+        """Return the prompts of each text layer, by equations 3 to 6."""
         return self.prompts(self.interact(images))  # type: ignore[no-any-return]
 
     def interact(self, images: Images) -> Float[Tensor, "batch images d_image"]:
-        """Equations 3 and 4: U."""
+        """Return U, by equations 3 and 4."""
         image = images["vit_cls"]
         relevance = images[RANKED].float() if RANKED in self.columns else ones(images.mask)
         if self.embedding is not None:
@@ -225,7 +225,7 @@ class Gifr(Fusion):
         return image
 
     def forward(self, words: Words, images: Images) -> Fused:
-        """The word states unchanged: eq. 7 has fused the images already."""
+        """Return the word states unchanged: eq. 7, in the text encoder, has fused the images."""
         values: dict[str, Tensor] = {}
         if RANKED in self.columns:
             relevance = images[RANKED].float().detach() * images.mask

@@ -70,7 +70,7 @@ class IqcrConfig(HeadConfig):
         return ("vit_cls", *SCORES[self.ablation])
 
     def build(self, sizes: HeadSizes) -> CrfHead:
-        """An IQCR-MI head with fresh weights.
+        """Build an IQCR-MI head with fresh weights.
 
         Raises:
             ConfigError: The attention heads do not divide the size of the text states.
@@ -189,15 +189,15 @@ class Iqcr(Fusion):
         self.text_blocks, self.image_blocks, self.cross_blocks = blocks(), blocks(), blocks()
 
     def scalars(self) -> list[nn.Parameter]:
-        """α and β, if the ablation keeps them."""
+        """Return α and β, if the ablation keeps them."""
         return list(self.weighting.scales.values()) if self.weighting else []
 
     def prefix(self, images: Images) -> KeyValues | None:  # noqa: ARG002
-        """None: images and text are fused after the encoder."""
+        """Return None: images and text are fused after the encoder."""
         return None
 
     def forward(self, words: Words, images: Images) -> Fused:
-        """Equations 5 to 11."""
+        """Fuse text and images, by equations 5 to 11."""
         text, mask = words.states, images.mask
         image = self.projection(images["vit_cls"].to(text.dtype))
         values: dict[str, Tensor] = {}
@@ -264,7 +264,7 @@ class ImageWeighting(nn.Module):
 def softmax(
     scores: Float[Tensor, "batch images"], mask: Bool[Tensor, "batch images"]
 ) -> Float[Tensor, "batch images"]:
-    """Softmax over the real images of each post; all zero where a post has none."""
+    """Return the softmax over the real images of each post; zero if a post has none."""
     some = mask.any(dim=1, keepdim=True)
     weights = scores.masked_fill(~mask & some, float("-inf")).softmax(dim=1)
     return weights * mask

@@ -28,7 +28,7 @@ class ImageEmbedding(nn.Module, ABC):
 
     @abstractmethod
     def index(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch places"]:
-        """Index of the vector, per image or (batch, 1); anything for absent images."""
+        """Return the index of each image's vector, or (batch, 1); arbitrary for absent images."""
 
     def forward(
         self, image: Float[Tensor, "batch images d_image"], mask: Bool[Tensor, "batch images"]
@@ -48,7 +48,7 @@ class DegreeEmbedding(ImageEmbedding):
     """
 
     def index(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch 1"]:
-        """The degree, the same for all images of a post."""
+        """Return the degree, the same for all images of a post."""
         return mask.sum(dim=1, keepdim=True) - 1
 
 
@@ -57,7 +57,7 @@ class LearnedPositions(ImageEmbedding):
     """Replaces eq. 3 in the ablation w/o P: one learned vector per position, as in BERT."""
 
     def index(self, mask: Bool[Tensor, "batch images"]) -> Int[Tensor, "batch images"]:
-        """The position among the post's images."""
+        """Return the position among the post's images."""
         return image_positions(mask)
 
 
@@ -139,7 +139,7 @@ class GraphLayer(nn.Module):
     Args:
         d_image: Size of an image's vector.
         attention_heads: Of eq. 4.
-        standard: Whether residual, norm and feed-forward layer stand around it.
+        standard: Whether residual connections, norms and a feed-forward layer surround eq. 4.
         dropout: In the standard block.
     """
 
@@ -193,7 +193,7 @@ class ImagePrompts(nn.Module):
         self.prompt, self.key, self.value = matrices(d_image), matrices(d_text), matrices(d_text)
 
     def forward(self, image: Float[Tensor, "batch images d_image"]) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of every layer, each (batch, heads, images, d_text / heads)."""
+        """Return keys and values by text layer, each (batch, heads, images, d_text / heads)."""
 
         def split(x: Tensor) -> Tensor:
             return x.view(*x.shape[:2], self.attention_heads, -1).transpose(1, 2)
@@ -206,5 +206,5 @@ class ImagePrompts(nn.Module):
 
 
 def ones(mask: Bool[Tensor, "batch images"]) -> Float[Tensor, "batch images"]:
-    """R without a discriminator: 1 for every image."""
+    """Return R without a discriminator: 1 for every image."""
     return torch.where(mask, 1.0, 0.0)

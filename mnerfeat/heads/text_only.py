@@ -34,15 +34,15 @@ class TextOnly(Fusion):
     columns = ()
 
     def scalars(self) -> list[nn.Parameter]:
-        """None."""
+        """Return an empty list: there are no trainable scalars."""
         return []
 
     def prefix(self, images: Images) -> KeyValues | None:  # noqa: ARG002
-        """None."""
+        """Return None: there are no images."""
         return None
 
     def forward(self, words: Words, images: Images) -> Fused:  # noqa: ARG002
-        """The words' own states."""
+        """Return the states of the text encoder."""
         return Fused(states=words.states)
 
 
@@ -59,9 +59,9 @@ class TextOnlyConfig(HeadConfig):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """None."""
+        """None: the head reads no images."""
         return ()
 
     def build(self, sizes: HeadSizes) -> CrfHead:
-        """A text-only head with fresh weights."""
+        """Build a text-only head with fresh weights."""
         return CrfHead(TextOnly(), d_text=sizes.d_text, n_tags=sizes.n_tags, dropout=self.dropout)
