@@ -130,6 +130,7 @@ def _read_all(path: Path) -> str:
     return str(cache.digest())
 
 
+@functools.lru_cache(4)
 def blocks(data: bytes) -> list[tuple[int, int]]:
     """Where the checksummed blocks of metadata begin and end (the checksum follows)."""
     found = [(0, 44)]

@@ -373,18 +373,21 @@ class Group:
         Raises:
             StructureError: If there is none, or it is a link that leads elsewhere.
         """
-        opened = self._open(name)
-        if not isinstance(opened, h5g.GroupID):
+        group = self.find_group(name)
+        if group is None:
             raise StructureError(f"{self._where(name)} is missing")
-        return Group(opened, self._where(name), self._buffer, self.arrays)
+        return group
 
-    def is_group(self, name: str) -> bool:
-        """Whether a member is a group.
+    def find_group(self, name: str) -> "Group | None":
+        """Open a member that is a group; None if it is not there or something else.
 
         Raises:
             StructureError: If it is a link that leads elsewhere.
         """
-        return isinstance(self._open(name), h5g.GroupID)
+        opened = self._open(name)
+        if not isinstance(opened, h5g.GroupID):
+            return None
+        return Group(opened, self._where(name), self._buffer, self.arrays)
 
     def text(self, name: str) -> str:
         """Read an attribute that is one text.
@@ -499,9 +502,10 @@ class Group:
         if not h5a.exists(self._opened, key):
             return None
         attribute = h5a.open(self._opened, key)
-        if attribute.get_storage_size() > TEXT_LIMIT or attribute.shape != ():
-            return None
         dtype = attribute.dtype
+        single = attribute.get_storage_size() == dtype.itemsize or attribute.shape == ()
+        if not single or dtype.itemsize > TEXT_LIMIT:
+            return None
         if dtype.kind not in "Siu":  # version 1 has texts of variable length
             return h5py.AttributeManager(h5py.Group(self._opened))[name]
         value = np.empty((), dtype)

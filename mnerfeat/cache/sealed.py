@@ -269,9 +269,9 @@ def _table(
         id=ids,
         prefix=group.array("prefix", "<u8", (n_rows,)),
         features={
-            member: _feature(group.group(member), n_rows, place)
+            member: _feature(feature, n_rows, place)
             for member in group.members()
-            if member not in RESERVED and group.is_group(member)
+            if member not in RESERVED and (feature := group.find_group(member))
         },
         names=_names(group.group("path"), version) if name == "images" else None,
         size=group.array("size", "<i4", (n_rows, 2)) if name == "images" else None,
