@@ -17,7 +17,7 @@ from typing import Any, Final, SupportsIndex
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5f, h5g, h5o, h5p, h5s, h5t
+from h5py import h5a, h5ac, h5d, h5f, h5g, h5o, h5p, h5s, h5t
 from numpy.typing import NDArray
 
 from mnerfeat.cache.schema import DIMENSIONS_LIMIT, TEXT_LIMIT
@@ -125,11 +125,22 @@ class _Image(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
-    def readinto(self, buffer: Any) -> int:  # noqa: ARG002
-        raise OSError("libhdf5 has no reason to read a file that it has just made")
+    def readinto(self, buffer: Any) -> int:
+        # Texts of more than 64 KiB are written, read back and written again.
+        target = memoryview(buffer).cast("B")
+        target[:] = bytes(len(target))
+        for offset, piece in self.pieces.items():
+            start = max(offset, self._position)
+            end = min(offset + len(piece), self._position + len(target))
+            if start < end:
+                there = piece[start - offset : end - offset]
+                target[start - self._position : end - self._position] = there
+        self._position += len(target)
+        return len(target)
 
     def write(self, data: Any) -> int:
         piece = bytes(data)
+        self.pieces.pop(self._position, None)  # the order is that of the last writes
         self.pieces[self._position] = piece
         self._position += len(piece)
         self.end = max(self.end, self._position)
@@ -157,6 +168,7 @@ class _Layout:
         access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)  # checksummed metadata
         access.set_alignment(PAGE, PAGE)
         access.set_sieve_buf_size(0)
+        access.set_mdc_config(_keep_all(access.get_mdc_config()))
         access.set_fileobj_driver(h5py.h5fd.fileobj_driver, image)
         self._file = h5f.create(b"sealed", h5f.ACC_TRUNC, fapl=access)
         self._sums: dict[str, h5a.AttrID] = {}
@@ -214,6 +226,13 @@ class _Layout:
             kind.set_strpad(h5t.STR_NULLPAD)
             text = np.frombuffer(data or b"\0", f"S{len(data) or 1}").reshape(())
             h5a.create(opened, name.encode(), kind, _ONE).write(text, kind)
+
+
+def _keep_all(cache: h5ac.CacheConfig) -> h5ac.CacheConfig:
+    """Have libhdf5 keep all metadata in memory: by default it evicts some and reads it back."""
+    cache.evictions_enabled = 0
+    cache.incr_mode = cache.flash_incr_mode = cache.decr_mode = 0  # all must be off for that
+    return cache
 
 
 def _plain() -> h5p.PropDCID:

@@ -18,6 +18,7 @@ from mnerfeat.cache import (
     text_id,
     verify,
 )
+from mnerfeat.cache.schema import TEXT_LIMIT
 from mnerfeat.errors import CacheError
 from tests.cache.builders import VIT, feature, images, put_numbered
 
@@ -175,3 +176,18 @@ def test_a_provenance_that_json_cannot_hold_is_refused() -> None:
         Provenance({"x": float("nan")})
     with pytest.raises(CacheError, match="plain JSON"):
         Provenance({"x": object()})
+
+
+@pytest.mark.parametrize(("features", "length"), [(1, 70_000), (2, TEXT_LIMIT - 20), (40, 60_000)])
+def test_long_provenances_are_kept(path: Path, features: int, length: int) -> None:
+    """libhdf5 keeps long texts elsewhere, and has to make room for many."""
+    made_by = Provenance({"words": "x" * length})
+    rows = {f"f{n}": feature([[n, n, n]], made_by) for n in range(features)}
+    CacheWriter(path).put(images=images({"a.jpg": b"a"}, **rows))
+    pack(path)
+    cache = FeatureCache(path)
+    assert [cache[name].provenance for name in rows] == [made_by] * features
+    assert [cache[f"f{n}"][0].tolist() for n in range(features)] == [
+        [n] * 3 for n in range(features)
+    ]
+    assert verify(path) == []
