@@ -160,7 +160,7 @@ def _no_images(config: ExtractConfig, images: ImagePlan) -> DataError:
 
 def _conflict(config: ExtractConfig, names: Sequence[str]) -> CacheError:
     return CacheError(
-        f"{config.cache} holds images of another folder under {len(names):,} names of files in "
+        f"{config.cache} has these names already, for other images of another folder than "
         f"{config.images}:",
         faults=names,
         hint="give these images a cache of their own with --cache FILE (`mnerfeat cache merge "
