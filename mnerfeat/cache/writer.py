@@ -209,6 +209,7 @@ class CacheWriter:
         self._cache: FeatureCache | None = None
         self._stamp: tuple[int, int] | None = None
         self._folder: Path | None = None
+        self._parts: set[str] = set()
         self._generations: dict[tuple[str, Provenance], int] = {}
         self._kinds: dict[tuple[str, Provenance | None], str] = {}
         self._sequence = 0
@@ -256,6 +257,7 @@ class CacheWriter:
         identity = FileIdentity(cache_id=cache.cache_id, sequence=self._sequence)
         path = parts_folder(self.path) / f"part-{identity.uuid}.h5"
         write_sealed(path, *encode_file(tables, identity))
+        self._parts.add(path.name)
         return path
 
     def _look(
@@ -279,8 +281,12 @@ class CacheWriter:
         kinds, generations = dict(self._kinds), dict(self._generations)
         cache = self._cache
         moved = folder is not None and folder != self._folder
-        if cache is None or new or moved or _stamp(self.path) != self._stamp:
+        # Parts of other writers may hold the same names.
+        parts = _parts(self.path) if folder is not None else set()
+        others = not parts <= self._parts
+        if cache is None or new or moved or others or _stamp(self.path) != self._stamp:
             cache = self._open()
+            self._parts |= parts
             # A clock that was set back must not make new rows older than those that are there.
             self._sequence = max([self._sequence, *(file.sequence for file in cache.files)])
             changed = []
@@ -378,6 +384,13 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns
+
+
+def _parts(path: Path) -> set[str]:
+    """Names of the parts beside a cache; none if the folder is not there or cannot be read."""
+    with contextlib.suppress(OSError):
+        return {part.name for part in parts_folder(path).iterdir()}
+    return set()
 
 
 def _create(path: Path, cache_id: str) -> None:

@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,19 @@ def test_names_of_another_folder_are_refused(path: Path, tmp_path: Path) -> None
     put(path, {"1.jpg": b"other"}, tmp_path / "a", rename=True)
     cache = FeatureCache(path)
     assert cache.images.ids[cache.rows(["1.jpg"])[0]].tobytes() == content_id(b"other")
+
+
+def test_names_that_another_writer_has_written_meanwhile_are_refused(
+    path: Path, tmp_path: Path
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    first, second = CacheWriter(path), CacheWriter(path)
+    first.put(images=replace(images({"1.jpg": b"1"}, vit_cls=feature([1])), folder=one))
+    second.put(images=replace(images({"2.jpg": b"2"}, vit_cls=feature([2])), folder=other))
+    first.put(images=replace(images({"3.jpg": b"3"}, vit_cls=feature([3])), folder=one))
+    with pytest.raises(CacheError, match=r"3\.jpg"):
+        second.put(images=replace(images({"3.jpg": b"4"}, vit_cls=feature([4])), folder=other))
+    assert FeatureCache(path).rows(["1.jpg", "2.jpg", "3.jpg"]).min() >= 0
 
 
 def test_a_merged_cache_still_knows_the_folders(path: Path, tmp_path: Path) -> None:

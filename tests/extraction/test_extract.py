@@ -287,7 +287,7 @@ class TestNames:
     ) -> None:
         run()
         before = cache().digest()
-        with pytest.raises(CacheError, match="another folder under 2 names") as refused:
+        with pytest.raises(CacheError, match="these names already, for other images") as refused:
             run(images=other)
         assert set(refused.value.faults) == {"3.png", "4.png"}
         assert "--rename" in str(refused.value)
