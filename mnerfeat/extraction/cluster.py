@@ -83,7 +83,7 @@ def run_on_cluster(plan: Plan, recorder: ImageRecorder, stop: StopRequest) -> tu
         if plan.images.jobs and not stop.event.is_set():
             with recorder.progress():
                 for answer in pipeline.images(stop):
-                    used[answer.runner] = answer.device
+                    used[answer.place] = answer.device
                     for number, result in answer.decoded:
                         recorder.record_decoded(plan.images.jobs[number], result)
                     for name, ids, rows in answer.rows:
@@ -268,9 +268,11 @@ class _RunModels:
 
     def __init__(self, setup: NodeSetup) -> None:
         ray: Any = importlib.import_module("ray")
-        here = ray.get_runtime_context().get_node_id()
+        context = ray.get_runtime_context()
+        here = context.get_node_id()
+        gpus = context.get_accelerator_ids().get("GPU", [])
         cores = [n["Resources"].get("CPU", 1) for n in ray.nodes() if n["NodeID"] == here]
-        self._models = NodeModels(setup, threads=max(1, int(*cores)))
+        self._models = NodeModels(setup, threads=max(1, int(*cores)), place=" ".join([here, *gpus]))
 
     def __call__(self, table: Any) -> dict[str, list[bytes]]:
         items = []

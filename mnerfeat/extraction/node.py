@@ -8,7 +8,6 @@ and its libraries with those of the run, since rows of one feature must not depe
 import os
 import pickle
 import socket
-import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -85,7 +84,7 @@ class Answer:
         texts: Texts that were read.
         text_rows: Their rows, and how many of them were cut.
         device: Name of the node and of the device that ran the models.
-        runner: Identifies the process that ran them.
+        place: Identifies that device; Ray may run several processes on one.
         error: A failure of the node that concerns the whole run, if any.
     """
 
@@ -94,7 +93,7 @@ class Answer:
     texts: Sequence[str] = ()
     text_rows: tuple[Rows, int] = ({}, 0)
     device: str = ""
-    runner: str = ""
+    place: str = ""
     error: Exception | None = None
 
 
@@ -141,16 +140,17 @@ class NodeModels:
     Args:
         setup: What the run tells.
         threads: Number of cores that a model on a CPU may use.
+        place: Identifies the device in the cluster.
     """
 
-    def __init__(self, setup: NodeSetup, threads: int) -> None:
+    def __init__(self, setup: NodeSetup, threads: int, place: str = "") -> None:
         self._setup = setup
         self._threads = threads
         self._settings = ExitStack()
         self._runner: DeviceRunner | None = None
         self._names: Sequence[str] = ()
         self._device = socket.gethostname()
-        self._id = uuid.uuid4().hex
+        self._place = place
 
     def run(self, decoded: Sequence[tuple[Task, DecodeResult]]) -> Answer:
         """Run the models on some images."""
@@ -174,14 +174,14 @@ class NodeModels:
         stripped = [
             (task.number, replace(result, prepared=_refusals(result))) for task, result in decoded
         ]
-        return Answer(decoded=stripped, rows=rows, device=self._device, runner=self._id)
+        return Answer(decoded=stripped, rows=rows, device=self._device, place=self._place)
 
     def read(self, name: str, texts: Sequence[str]) -> Answer:
         """Run an extractor on texts."""
         try:
             batcher = Batcher([self._ready()], self._names, stop=Event(), done=lambda *_: None)
             rows = batcher.read_texts(name, texts)
-            return Answer(texts=texts, text_rows=rows, device=self._device, runner=self._id)
+            return Answer(texts=texts, text_rows=rows, device=self._device, place=self._place)
         except Exception as error:  # noqa: BLE001  (a value, see above)
             return self._failure(error)
 
@@ -189,7 +189,7 @@ class NodeModels:
         if is_broken(error):
             # Nothing in this process can use the GPU again: Ray starts another one elsewhere.
             os._exit(1)
-        return Answer(device=self._device, runner=self._id, error=_portable(error))
+        return Answer(device=self._device, place=self._place, error=_portable(error))
 
     def _ready(self) -> DeviceRunner:
         """Make the extractors on first use.

@@ -189,7 +189,7 @@ class FakeRay:
         return [{"NodeID": "here", "Alive": True, "Resources": {"CPU": 1}}]
 
     def get_runtime_context(self) -> Any:
-        return SimpleNamespace(get_node_id=lambda: "here")
+        return SimpleNamespace(get_node_id=lambda: "here", get_accelerator_ids=dict)
 
 
 class TestEngine:
