@@ -44,6 +44,36 @@ def resolve(cache: FeatureCache, names: Sequence[str]) -> NDArray[np.int64]:
     return rows
 
 
+def post_rows(
+    cache: FeatureCache, posts: Sequence[Post], find: Find | None = None
+) -> NDArray[np.int64]:
+    """Find the images of posts in a cache.
+
+    Args:
+        cache: The cache.
+        posts: The posts.
+        find: Finds the images' rows; None for `resolve`.
+
+    Returns:
+        (posts, images) rows, -1 for none. At least one image wide.
+
+    Raises:
+        CacheLookupError: Names are ambiguous.
+    """
+    names = [name for post in posts for name in post.images]
+    named = named_slots(posts)
+    rows = np.full(named.shape, -1, np.int64)
+    rows[named] = resolve(cache, names) if find is None else find(names)
+    return rows
+
+
+def named_slots(posts: Sequence[Post]) -> NDArray[np.bool_]:
+    """Return which slots of posts have an image name, (posts, images), at least one wide."""
+    counts = np.array([len(post.images) for post in posts], np.int64)
+    slots: NDArray[np.bool_] = counts[:, None] > np.arange(max(1, counts.max(initial=0)))
+    return slots
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageCoverage:
     """How many of the posts' images can be used, and why not the others.
@@ -95,16 +125,14 @@ class ImageRows:
     def __init__(self, cache: FeatureCache, posts: Sequence[Post], find: Find | None) -> None:
         self._cache = cache
         self._names = [post.images for post in posts]
-        flat = [name for names in self._names for name in names]
-        width = max([1, *map(len, self._names)])
-        self._named = np.array([len(names) for names in self._names])[:, None] > np.arange(width)
-        self.rows = np.full((len(posts), width), -1, np.int64)
-        self.rows[self._named] = resolve(cache, flat) if find is None else find(flat)
+        self._named = named_slots(posts)
+        self.rows = post_rows(cache, posts, find)
         self.known = self.rows >= 0
-        if flat and not self.known.any():
+        if self._named.any() and not self.known.any():
+            example = next(name for names in self._names for name in names)
             raise CacheLookupError(
-                f"{cache.path} contains none of the {len(flat):,} images of the posts "
-                f"(for example {flat[0]!r})",
+                f"{cache.path} contains none of the {int(self._named.sum()):,} images of the posts "
+                f"(for example {example!r})",
                 hint="extract the folder that holds them: mnerfeat extract --images DIR",
             )
 

@@ -28,7 +28,7 @@ from mnerfeat.cache import (
     pair_id,
     stack_ids,
 )
-from mnerfeat.datasets.image_rows import Find, resolve
+from mnerfeat.datasets.image_rows import Find, post_rows, resolve
 from mnerfeat.datasets.pair_columns import (
     REWARD,
     REWARD_BLANK,
@@ -178,11 +178,7 @@ def lacks_rewards(cache: FeatureCache, posts: Sequence[Post], *, find: Find | No
     """
     if REWARD not in cache:
         return any(post.images for post in posts)
-    counts = np.array([len(post.images) for post in posts], np.int64)
-    slots = counts[:, None] > np.arange(counts.max(initial=0))
-    rows = np.full(slots.shape, -1, np.int64)
-    names = [name for post in posts for name in post.images]
-    rows[slots] = resolve(cache, names) if find is None else find(names)
+    rows = post_rows(cache, posts, find)
     found = pair_rows(cache, posts, rows)
     state = np.where(found >= 0, cache[REWARD].state[found], 0)
     return bool(((rows >= 0) & (state != OK) & (state != FAILED)).any())

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mnerfeat.cache import FeatureCache
 from mnerfeat.datasets import Post, TagSet, fingerprint, read_folder
 from mnerfeat.datasets.checks import entity_warnings
-from mnerfeat.datasets.image_rows import resolve
+from mnerfeat.datasets.image_rows import post_rows
 from mnerfeat.datasets.pair_columns import (
     RANKED_RELEVANCE,
     REWARD,
@@ -173,14 +172,14 @@ def feature_fingerprints(
         that the posts use), and, for rewards, `inputs` (the provenance of the embeddings that they
         were computed from, by feature).
     """
-    names = [name for post in posts for name in post.images]
-    rows = np.unique(resolve(cache, names))
+    image_rows = post_rows(cache, posts)
+    rows = np.unique(image_rows)
     text_rows = np.unique(cache.text_rows([post.text for post in posts if post.images]))
     found: dict[str, dict[str, Any]] = {}
     for name in sorted({name for column in columns for name in FEATURES_OF_COLUMN[column]}):
         used = text_rows if name in cache.texts.features else rows
         if name in cache.pairs.features:
-            used = _pair_rows(cache, posts)
+            used = np.unique(pair_rows(cache, posts, image_rows))
         found[name] = {
             "provenance": dict(cache[name].provenance.facts),
             "rows": cache[name].fingerprint(used[used >= 0]),
@@ -192,12 +191,3 @@ def feature_fingerprints(
                 if input_ in cache
             }
     return found
-
-
-def _pair_rows(cache: FeatureCache, posts: Sequence[Post]) -> NDArray[np.int64]:
-    """Return the rows of the pairs of posts' texts with their images; some may be -1."""
-    width = max([1, *(len(post.images) for post in posts)])
-    rows = np.full((len(posts), width), -1, np.int64)
-    slots = np.array([len(post.images) for post in posts])[:, None] > np.arange(width)
-    rows[slots] = resolve(cache, [name for post in posts for name in post.images])
-    return np.unique(pair_rows(cache, posts, rows))

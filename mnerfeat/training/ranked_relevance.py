@@ -7,7 +7,7 @@ from statistics import fmean
 
 from mnerfeat.cache import FeatureCache, text_id
 from mnerfeat.datasets import Post
-from mnerfeat.datasets.image_rows import resolve
+from mnerfeat.datasets.image_rows import post_rows
 from mnerfeat.datasets.pair_columns import RANKED_RELEVANCE
 from mnerfeat.datasets.vision import VisionTable
 from mnerfeat.errors import RunError
@@ -64,13 +64,14 @@ def judge_images(
         The number of images whose R comes from a ranking.
     """
     texts = {text for text, _ in judgements}
+    rows = post_rows(cache, posts).tolist()
     column = table.pair_columns[RANKED_RELEVANCE]
     judged = 0
     for number, post in enumerate(posts):
         text = text_id(post.text)
         if text not in texts:
             continue
-        for slot, row in enumerate(resolve(cache, post.images).tolist()):
+        for slot, row in enumerate(rows[number][: len(post.images)]):
             if table.image_rows[number, slot] < 0:
                 continue
             value = judgements.get((text, cache.images.ids[row].tobytes()))

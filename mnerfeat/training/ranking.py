@@ -154,7 +154,7 @@ def train_ranker(plan: RankPlan, *, progress: Progress | None = None) -> SavedDi
             scores=_scores(result, test, cached.to(torch.device("cpu"))),
             tuned_clip=config.tune_clip,
         )
-        rankings = [record_contents(cache, one) for one in usable]
+        rankings = record_contents(cache, usable)
     return _save(plan, saved, result, embeddings, blank=len(images), ranked=rankings)
 
 
@@ -273,16 +273,28 @@ def select_embedded(cache: FeatureCache, ranked: Sequence[RankedPost]) -> tuple[
     return kept
 
 
-def record_contents(cache: FeatureCache, one: RankedPost) -> RankedPost:
-    """Return a post whose ranking holds the identities of its text and images.
+def record_contents(cache: FeatureCache, ranked: Sequence[RankedPost]) -> list[RankedPost]:
+    """Return posts whose rankings hold the identities of their texts and images.
 
     Images that the cache does not contain have none; then `image_ids` stays empty.
     """
-    rows = resolve(cache, one.ranking.images)
-    ids = tuple(cache.images.ids[row].tobytes().hex() for row in rows[rows >= 0].tolist())
-    complete = one.ranking.image_ids or (ids if len(ids) == len(rows) else ())
-    ranking = replace(one.ranking, text_id=text_id(one.post.text).hex(), image_ids=complete)
-    return replace(one, ranking=ranking)
+    names = list(dict.fromkeys(name for one in ranked for name in one.ranking.images))
+    ids = {
+        name: cache.images.ids[row].tobytes().hex()
+        for name, row in zip(names, resolve(cache, names).tolist(), strict=True)
+        if row >= 0
+    }
+    found = []
+    for one in ranked:
+        images = one.ranking.images
+        known = tuple(ids[name] for name in images) if ids.keys() >= set(images) else ()
+        ranking = replace(
+            one.ranking,
+            text_id=text_id(one.post.text).hex(),
+            image_ids=one.ranking.image_ids or known,
+        )
+        found.append(replace(one, ranking=ranking))
+    return found
 
 
 def load_embeddings(

@@ -149,7 +149,7 @@ def import_rankings(
     ranked: Sequence[RankedPost] = match_posts(file, posts)
     if cache is not None and cache.exists():
         with FeatureCache(cache) as opened:
-            ranked = [record_contents(opened, one) for one in ranked]
+            ranked = record_contents(opened, ranked)
     rankings = tuple(one.ranking for one in ranked)
     write_rankings(rankings, out)
     return rankings
@@ -188,7 +188,7 @@ def write_proxy(
     check_new(out, replace=replace)
     posts = read_split(data, split).posts
     blank_id = extract_blank(extraction, blank)
-    rankings = []
+    ranked = []
     with FeatureCache(extraction.cache) as cache:
         unranked = select_embedded(cache, _unranked(posts, split))
         indexed, texts, images = index_rankings(unranked)
@@ -202,10 +202,10 @@ def write_proxy(
                 images=tuple(one.ranking.images[i] for i in order),
                 blank=sum(similarity > bar for similarity in similarities),
             )
-            ranked = dataclasses.replace(one, ranking=ranking)
-            rankings.append(record_contents(cache, ranked).ranking)
+            ranked.append(dataclasses.replace(one, ranking=ranking))
+        rankings = tuple(one.ranking for one in record_contents(cache, ranked))
     write_rankings(rankings, out)
-    return tuple(rankings)
+    return rankings
 
 
 def _unranked(posts: Sequence[Post], split: str) -> list[RankedPost]:
