@@ -23,7 +23,7 @@ from mnerfeat.cache.encoding import (
 from mnerfeat.cache.files import Array, write_sealed
 from mnerfeat.cache.maintenance.pack import pack
 from mnerfeat.cache.names import normalise_name
-from mnerfeat.cache.reader import FeatureCache
+from mnerfeat.cache.reader import FeatureCache, candidates
 from mnerfeat.cache.rows import Rows, sort_ids
 from mnerfeat.cache.schema import (
     DIMENSIONS_LIMIT,
@@ -209,7 +209,7 @@ class CacheWriter:
         self._cache: FeatureCache | None = None
         self._stamp: tuple[int, int] | None = None
         self._folder: Path | None = None
-        self._parts: set[str] = set()
+        self._parts: set[Path] = set()
         self._generations: dict[tuple[str, Provenance], int] = {}
         self._kinds: dict[tuple[str, Provenance | None], str] = {}
         self._sequence = 0
@@ -257,7 +257,7 @@ class CacheWriter:
         identity = FileIdentity(cache_id=cache.cache_id, sequence=self._sequence)
         path = parts_folder(self.path) / f"part-{identity.uuid}.h5"
         write_sealed(path, *encode_file(tables, identity))
-        self._parts.add(path.name)
+        self._parts.add(path)
         return path
 
     def _look(
@@ -282,7 +282,7 @@ class CacheWriter:
         cache = self._cache
         moved = folder is not None and folder != self._folder
         # Parts of other writers may hold the same names.
-        parts = _parts(self.path) if folder is not None else set()
+        parts = set(candidates(self.path)) - {self.path} if folder is not None else set()
         others = not parts <= self._parts
         if cache is None or new or moved or others or _stamp(self.path) != self._stamp:
             cache = self._open()
@@ -384,13 +384,6 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns
-
-
-def _parts(path: Path) -> set[str]:
-    """Names of the parts beside a cache; none if the folder is not there or cannot be read."""
-    with contextlib.suppress(OSError):
-        return {part.name for part in parts_folder(path).iterdir()}
-    return set()
 
 
 def _create(path: Path, cache_id: str) -> None:
