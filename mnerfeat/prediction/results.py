@@ -84,8 +84,17 @@ def evaluate_runs(
     """
     found = {run.folder: run for run in (find_run(runs, name) for name in names)}
     read = read_split(data, split)
+    chosen_by = _fingerprints(data)
     return [
-        _evaluate(run, read, data, cache, device=device, progress=progress)
+        _evaluate(
+            run,
+            read,
+            data,
+            cache,
+            own=_is_own_data(run, data, chosen_by),
+            device=device,
+            progress=progress,
+        )
         for run in found.values()
     ]
 
@@ -122,14 +131,20 @@ def evaluate_predictions(path: Path, data: Path, split: str) -> Evaluation:
 
 
 def _evaluate(
-    run: Run, split: Split, data: Path, cache: Path, *, device: str, progress: bool
+    run: Run,
+    split: Split,
+    data: Path,
+    cache: Path,
+    *,
+    own: bool,
+    device: str,
+    progress: bool,
 ) -> Evaluation:
     tagger = run.load_tagger(choose_device(device))
     opened = FeatureCache(cache) if tagger.head.columns else None
     if opened is not None:
         require_features(run, opened)
     predictions = predict(tagger, split.posts, opened, progress=progress)
-    own = _is_own_data(run, data)
     stem = _stem(run, split, own=own)
     evaluation = _scored(
         run.name,
@@ -176,20 +191,24 @@ def label(run: Run) -> str:
     return f"{run.manifest.head}:{ablation}" if ablation else run.manifest.head
 
 
-def _is_own_data(run: Run, data: Path) -> bool:
-    """Return whether a data folder has the train and dev posts that a run was trained on.
-
-    If it has neither split, or they cannot be read, its path decides.
-    """
-    trained_on = run.manifest.fingerprints.get("data")
+def _fingerprints(data: Path) -> dict[str, str]:
+    """Return the fingerprints of train and dev; none if there are no such splits to read."""
     names = [name for name in ("train", "dev") if name in find_splits(data)]
     try:
-        found = list(read_folder(data, names)) if isinstance(trained_on, Mapping) else []
+        return {one.name: one.fingerprint for one in read_folder(data, names)}
     except DataError:
-        found = []
-    if not found or not isinstance(trained_on, Mapping):
+        return {}
+
+
+def _is_own_data(run: Run, data: Path, fingerprints: Mapping[str, str]) -> bool:
+    """Return whether a data folder has the train and dev posts that a run was trained on.
+
+    Without fingerprints of the folder's splits, its path decides.
+    """
+    trained_on = run.manifest.fingerprints.get("data")
+    if not fingerprints or not isinstance(trained_on, Mapping):
         return run.manifest.origin.data in {"", str(data.resolve())}
-    return all(one.fingerprint == trained_on.get(one.name) for one in found)
+    return all(one == trained_on.get(name) for name, one in fingerprints.items())
 
 
 def _stem(run: Run, split: Split, *, own: bool) -> str:
