@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
+from PIL import Image
+
 from mnerfeat.datasets.source import Source, shown
 from mnerfeat.errors import DataError
-from mnerfeat.extractors.base import UnreadableImageError
+from mnerfeat.extractors.base import Prepare, Prepared, UnreadableImageError
 
 Box = tuple[float, float, float, float]
 """Pixels, XYXY: left, top, right, bottom."""
@@ -57,6 +59,27 @@ class Annotations(Generic[Value]):
             if name in self.entries:
                 return self.entries[name]
         raise UnreadableImageError(f"not in {self.file}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationPrepare(Generic[Value]):
+    """Looks up the annotation of an image file, and prepares the image with it.
+
+    Attributes:
+        annotations: The annotations.
+        make: Makes the preparation step for an annotation.
+    """
+
+    annotations: Annotations[Value]
+    make: Callable[[Value], Prepare]
+
+    def of(self, path: Path) -> Prepare:
+        """See `FilePrepare.of`."""
+        return self.make(self.annotations.of(path))
+
+    def __call__(self, image: Image.Image) -> Prepared:
+        """Never called: `of` comes first."""
+        raise NotImplementedError
 
 
 def read_captions(path: Path) -> Annotations[str]:

@@ -80,14 +80,8 @@ class Captioner:
 
 def _make(options: ExtractorOptions) -> Extractor:
     file = options.file(FILE)
-    return ImageTextExtractor(
-        "caption",
-        read_captions(file) if file else Captioner(options.model(CAPTIONER)),
-        bert=options.model(BERT),
-        tokens=TOKENS,
-        dtype=options.dtype,
-        numerics=options.numerics,
-    )
+    source = read_captions(file) if file else Captioner(options.model(CAPTIONER))
+    return ImageTextExtractor.of_options("caption", source, options, tokens=TOKENS)
 
 
 FACTORY: Final = ExtractorFactory(

@@ -6,7 +6,6 @@ Wang et al. 2022, "ITA: Image-Text Alignments for Multi-Modal Named Entity Recog
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 import numpy as np
@@ -14,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnerfeat.errors import ModelError
-from mnerfeat.extractors.annotations import Annotations
+from mnerfeat.extractors.annotations import AnnotationPrepare, Annotations
 from mnerfeat.extractors.base import (
     Extractor,
+    ExtractorOptions,
     FeatureSpec,
     ModelOption,
     Prepare,
@@ -59,7 +59,7 @@ class ImageTextModel(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _TextPrepare:
     """Sends a text that is known in advance, in place of the image."""
 
@@ -67,21 +67,6 @@ class _TextPrepare:
 
     def __call__(self, image: Image.Image) -> Prepared:  # noqa: ARG002 - part of the contract
         return {_TEXT: np.frombuffer(self.text.encode("utf-8"), np.uint8)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnnotationPrepare:
-    """Looks up the text of an image; its pixels are not used."""
-
-    annotations: Annotations[str]
-
-    def of(self, path: Path) -> Prepare:
-        """See `FilePrepare.of`."""
-        return _TextPrepare(text=self.annotations.of(path))
-
-    def __call__(self, image: Image.Image) -> Prepared:
-        """Never called: `of` comes first."""
-        raise NotImplementedError
 
 
 @final
@@ -141,11 +126,30 @@ class ImageTextExtractor(Extractor):
             },
         )
 
+    @classmethod
+    def of_options(
+        cls,
+        name: str,
+        source: ImageTextModel | Annotations[str],
+        options: ExtractorOptions,
+        *,
+        tokens: int,
+    ) -> "ImageTextExtractor":
+        """Take the text encoder and the number formats from options."""
+        return cls(
+            name,
+            source,
+            bert=options.model(BERT),
+            tokens=tokens,
+            dtype=options.dtype,
+            numerics=options.numerics,
+        )
+
     @property
     def prepare(self) -> Prepare:
         """See `Extractor.prepare`."""
         if isinstance(self._source, Annotations):
-            return AnnotationPrepare(annotations=self._source)
+            return AnnotationPrepare(annotations=self._source, make=_TextPrepare)
         return self._source.prepare
 
     def _load(self, compute: Compute) -> None:

@@ -6,14 +6,14 @@ detector, or from a file.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnerfeat.extractors.annotations import Annotations, Box, read_boxes
+from mnerfeat.extractors.annotations import AnnotationPrepare, Annotations, Box, read_boxes
 from mnerfeat.extractors.base import (
     Extractor,
     ExtractorFactory,
@@ -37,7 +37,7 @@ REGIONS: Final = 3
 _BOXES = "boxes"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _CropPrepare:
     """Cuts out boxes that are known in advance."""
 
@@ -46,22 +46,6 @@ class _CropPrepare:
 
     def __call__(self, image: Image.Image) -> Prepared:
         return crop(image, self.boxes, self.processor)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnnotationPrepare:
-    """Looks up the boxes of an image, and cuts them out."""
-
-    processor: Prepare
-    annotations: Annotations[tuple[Box, ...]]
-
-    def of(self, path: Path) -> Prepare:
-        """See `FilePrepare.of`."""
-        return _CropPrepare(processor=self.processor, boxes=self.annotations.of(path))
-
-    def __call__(self, image: Image.Image) -> Prepared:
-        """Never called: `of` comes first."""
-        raise NotImplementedError
 
 
 @final
@@ -120,7 +104,9 @@ class RegionsExtractor(Extractor):
     def prepare(self) -> Prepare:
         """Cut out the boxes if they are known in advance, else send the whole image."""
         if isinstance(self._source, Annotations):
-            return AnnotationPrepare(processor=self._grid.prepare, annotations=self._source)
+            return AnnotationPrepare(
+                annotations=self._source, make=partial(_CropPrepare, self._grid.prepare)
+            )
         return self._source.prepare
 
     def _load(self, compute: Compute) -> None:

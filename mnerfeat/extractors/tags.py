@@ -68,14 +68,7 @@ def _make(options: ExtractorOptions) -> Extractor:
         source = Annotations(file=read.file, entries=texts)
     else:
         source = DetectedTags(Detector(options.model(TAG_DETECTOR)))
-    return ImageTextExtractor(
-        "tags",
-        source,
-        bert=options.model(BERT),
-        tokens=TOKENS,
-        dtype=options.dtype,
-        numerics=options.numerics,
-    )
+    return ImageTextExtractor.of_options("tags", source, options, tokens=TOKENS)
 
 
 FACTORY: Final = ExtractorFactory(
