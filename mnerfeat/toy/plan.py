@@ -158,12 +158,27 @@ def plan_posts(
     Raises:
         ConfigError: A negative count or seed, or an unknown share.
     """
+    rng = split_generator(count, seed, share)
+    return _Planner(share, count, rng, mixture or Mixture()).posts()
+
+
+def split_generator(count: int, seed: int, share: Share, *world: int) -> np.random.Generator:
+    """Return the random numbers of one split.
+
+    Args:
+        count: How many posts it will have.
+        seed: Any number ≥ 0.
+        share: The names that the split draws from.
+        world: What tells a world's numbers from those of the first world.
+
+    Raises:
+        ConfigError: A negative count or seed, or an unknown share.
+    """
     if count < 0 or seed < 0:
         raise ConfigError(f"a world of {count} posts with seed {seed}: neither may be negative")
     if share not in SHARES:
         raise ConfigError(f"unknown share '{share}'; choose from: {', '.join(SHARES)}")
-    rng = np.random.default_rng([seed, SHARES.index(share)])
-    return _Planner(share, count, rng, mixture or Mixture()).posts()
+    return np.random.default_rng([seed, SHARES.index(share), *world])
 
 
 def make_scene(

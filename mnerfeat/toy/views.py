@@ -35,7 +35,6 @@ from mnerfeat.toy.language import (
     CUED_SENTENCES,
     CUES,
     SENTENCES,
-    SHARES,
     Share,
     caption,
     make_names,
@@ -50,6 +49,7 @@ from mnerfeat.toy.plan import (
     assemble,
     light_damage,
     make_scene,
+    split_generator,
 )
 
 VIEWS: tuple[View, ...] = get_args(View)
@@ -110,11 +110,7 @@ def plan_view_posts(
     Raises:
         ConfigError: A negative count or seed, or an unknown share.
     """
-    if count < 0 or seed < 0:
-        raise ConfigError(f"a world of {count} posts with seed {seed}: neither may be negative")
-    if share not in SHARES:
-        raise ConfigError(f"unknown share '{share}'; choose from: {', '.join(SHARES)}")
-    rng = np.random.default_rng([seed, SHARES.index(share), 1])
+    rng = split_generator(count, seed, share, 1)
     planner = _Planner(share, count, rng, mixture or ViewMixture())
     return [planner.post(f"{share}-{number:05d}") for number in range(count)]
 
